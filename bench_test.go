@@ -1,0 +1,286 @@
+package tcpls
+
+import (
+	"context"
+	"crypto/tls"
+	"flag"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The benchmarks compare tcpls with crypto/tls in rounds that alternate in one
+// process, over loopback, with the same congestion control on both sides, so
+// that whatever else the machine does hits both. Only the ratios mean
+// anything; -rounds says how many rounds their medians are taken of.
+//
+//	go test -run '^$' -bench Against -benchtime 1x .
+var (
+	rounds     = flag.Int("rounds", 7, "rounds of a paired benchmark")
+	congestion = flag.String("congestion", "cubic", "congestion control of both sides of the benchmarks; empty for the system's")
+)
+
+// A pair is a connection and its peer.
+type pair struct{ client, server net.Conn }
+
+func newTCPLSPair(b *testing.B) pair {
+	cc, sc := newTestConfigs()
+	return newStreams(b, cc, sc, 1)[0]
+}
+
+// newStreams returns n streams of one session.
+func newStreams(b *testing.B, cc, sc *Config, n int) []pair {
+	cc.Congestion, sc.Congestion = *congestion, *congestion
+	c, s := newTCPPair(b, cc, sc)
+	pairs := make([]pair, n)
+	for i := range pairs {
+		client, err := c.OpenStream(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := client.Write([]byte{0}); err != nil {
+			b.Fatal(err)
+		}
+		server, err := s.AcceptStream(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+			b.Fatal(err)
+		}
+		pairs[i] = pair{client, server}
+	}
+	return pairs
+}
+
+func newTLSPair(b *testing.B) pair {
+	cc, sc := newTestConfigs()
+	cfg := &Config{Congestion: *congestion}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		defer close(accepted)
+		if conn, err := l.Accept(); err == nil {
+			accepted <- conn
+		}
+	}()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	peer, ok := <-accepted
+	if !ok {
+		b.Fatal("no connection")
+	}
+	for _, conn := range []net.Conn{raw, peer} {
+		if err := prepareSocket(conn, cfg); err != nil {
+			b.Fatal(err)
+		}
+	}
+	client, server := tls.Client(raw, cc.TLS), tls.Server(peer, sc.TLS)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Handshake() }()
+	if err := client.Handshake(); err != nil {
+		b.Fatal(err)
+	}
+	if err := <-failed; err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		client.Close()
+		server.Close()
+		l.Close()
+	})
+	return pair{client, server}
+}
+
+// transfer sends total bytes in writes of size from one end to the other.
+func (p pair) transfer(b *testing.B, total, size int) {
+	done := make(chan error, 1)
+	go func() {
+		in := make([]byte, 1<<20)
+		for left := total; left > 0; {
+			n, err := p.server.Read(in[:min(len(in), left)])
+			if err != nil {
+				done <- err
+				return
+			}
+			left -= n
+		}
+		done <- nil
+	}()
+	out := make([]byte, size)
+	for left := total; left > 0; {
+		n, err := p.client.Write(out[:min(size, left)])
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		left -= n
+	}
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
+}
+
+// A cost is what a piece of work took.
+type cost struct{ wall, cpu time.Duration }
+
+func measure(work func()) cost {
+	cpu, start := cpuTime(), time.Now()
+	work()
+	return cost{time.Since(start), cpuTime() - cpu}
+}
+
+// compare runs two pieces of work in alternating rounds and reports how the
+// second compares with the first: medians of the rounds' ratios, with their
+// least and greatest.
+func compare(b *testing.B, base, ours func()) {
+	base() // warms up
+	ours()
+	b.ResetTimer()
+	for range b.N {
+		var wall, cpu []float64
+		for range *rounds {
+			x, y := measure(base), measure(ours)
+			wall = append(wall, float64(y.wall)/float64(x.wall))
+			cpu = append(cpu, float64(y.cpu)/float64(x.cpu))
+		}
+		report(b, "time", wall)
+		report(b, "cpu", cpu)
+	}
+}
+
+func report(b *testing.B, name string, ratios []float64) {
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], name+"-ratio")
+	b.ReportMetric(ratios[0], name+"-min")
+	b.ReportMetric(ratios[len(ratios)-1], name+"-max")
+	b.ReportMetric(0, "ns/op")
+}
+
+// Bulk transfer on one stream, acknowledgements on, AES-128-GCM, against
+// crypto/tls with the write size that suits it best.
+func BenchmarkBulkAgainstTLS(b *testing.B) {
+	for _, size := range []int{16 << 10, 64 << 10, 1 << 20} {
+		b.Run(sizeName(size), func(b *testing.B) {
+			base, ours := newTLSPair(b), newTCPLSPair(b)
+			compare(b,
+				func() { base.transfer(b, 512<<20, size) },
+				func() { ours.transfer(b, 512<<20, size) })
+		})
+	}
+}
+
+func sizeName(n int) string {
+	if n >= 1<<20 {
+		return strconv.Itoa(n>>20) + "MiB"
+	}
+	return strconv.Itoa(n>>10) + "KiB"
+}
+
+// pingPong sends n requests of 100 bytes and waits for each answer.
+func (p pair) pingPong(b *testing.B, n int) (times []time.Duration) {
+	buf := make([]byte, 100)
+	times = make([]time.Duration, 0, n)
+	for range n {
+		start := time.Now()
+		if _, err := p.client.Write(buf); err != nil {
+			b.Error(err)
+			return times
+		}
+		if _, err := io.ReadFull(p.client, buf); err != nil {
+			b.Error(err)
+			return times
+		}
+		times = append(times, time.Since(start))
+	}
+	return times
+}
+
+func (p pair) echo() {
+	buf := make([]byte, 100)
+	for {
+		if _, err := io.ReadFull(p.server, buf); err != nil {
+			return
+		}
+		if _, err := p.server.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+// Request and response of 100 bytes: the ratio of the medians.
+func BenchmarkPingPongAgainstTLS(b *testing.B) {
+	base, ours := newTLSPair(b), newTCPLSPair(b)
+	go base.echo()
+	go ours.echo()
+	const n = 10000
+	base.pingPong(b, n)
+	ours.pingPong(b, n)
+	b.ResetTimer()
+	for range b.N {
+		var p50, p99, cpu []float64
+		for range *rounds {
+			var x, y []time.Duration
+			cx := measure(func() { x = base.pingPong(b, n) })
+			cy := measure(func() { y = ours.pingPong(b, n) })
+			slices.Sort(x)
+			slices.Sort(y)
+			p50 = append(p50, float64(y[n/2])/float64(x[n/2]))
+			p99 = append(p99, float64(y[n*99/100])/float64(x[n*99/100]))
+			cpu = append(cpu, float64(cy.cpu)/float64(cx.cpu))
+		}
+		report(b, "p50", p50)
+		report(b, "p99", p99)
+		report(b, "cpu", cpu)
+	}
+}
+
+// interleave sends total bytes in writes of size, one stream after another.
+func interleave(b *testing.B, pairs []pair, total, size int) {
+	var readers sync.WaitGroup
+	each := total / size / len(pairs) * size
+	for _, p := range pairs {
+		readers.Go(func() {
+			if _, err := io.CopyN(io.Discard, p.server, int64(each)); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	out := make([]byte, size)
+	for left := each; left > 0; left -= size {
+		for _, p := range pairs {
+			if _, err := p.client.Write(out); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}
+	readers.Wait()
+}
+
+// Many streams that take turns with small writes, against one stream with the
+// same bytes in the same writes.
+func BenchmarkStreamsAgainstOne(b *testing.B) {
+	for _, n := range []int{100, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			const total, size = 64 << 20, 1 << 10
+			cc, sc := newTestConfigs()
+			sc.MaxStreams = n
+			one, many := newTCPLSPair(b), newStreams(b, cc, sc, n)
+			compare(b,
+				func() { interleave(b, []pair{one}, total, size) },
+				func() { interleave(b, many, total, size) })
+		})
+	}
+}

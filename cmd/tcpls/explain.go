@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-tcpls/tcpls"
+)
+
+// A failure is an error as the person meets it.
+type failure struct {
+	status int
+	text   string
+	hint   string
+}
+
+// A usageError is a command line that makes no sense.
+type usageError struct{ text, hint string }
+
+func (e *usageError) Error() string { return e.text }
+
+// A localError is a fault of this end: a file, a folder, an address to listen on.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// A statusError is an HTTP answer that isn't the wished one.
+type statusError struct {
+	code int
+	text string // the server's words, one line
+}
+
+func (e *statusError) Error() string {
+	text := fmt.Sprintf("the server answered %d %s", e.code, http.StatusText(e.code))
+	if e.text != "" {
+		text += fmt.Sprintf(": %q", e.text)
+	}
+	return text
+}
+
+// A silenceError is a peer that says nothing for too long.
+type silenceError struct{ after time.Duration }
+
+func (e *silenceError) Error() string {
+	return fmt.Sprintf("the server sent nothing for %v", e.after)
+}
+func (e *silenceError) Timeout() bool { return true }
+
+// A digestError is content that isn't what its sender said it is.
+type digestError struct{ what, want, got string }
+
+func (e *digestError) Error() string {
+	return fmt.Sprintf("%s has the SHA-256 %s, not the announced %s", e.what, e.got, e.want)
+}
+
+// A pathedError is a failure with one of several files or URLs.
+type pathedError struct {
+	name string
+	err  error
+}
+
+func (e *pathedError) Error() string { return e.name + ": " + e.err.Error() }
+func (e *pathedError) Unwrap() error { return e.err }
+
+// explain turns an error into words, a hint and an exit status.
+func explain(ctx context.Context, err error) *failure {
+	if ctx.Err() != nil {
+		return &failure{status: exitInterrupted, text: "interrupted"}
+	}
+	var pathed *pathedError
+	if errors.As(err, &pathed) {
+		f := classify(pathed.err)
+		f.text = pathed.name + ": " + f.text
+		return f
+	}
+	return classify(err)
+}
+
+func classify(err error) *failure {
+	var (
+		usage  *usageError
+		local  *localError
+		path   *fs.PathError
+		status *statusError
+		digest *digestError
+	)
+	switch {
+	case errors.As(err, &usage):
+		return &failure{exitUsage, usage.text, usage.hint}
+	case errors.As(err, &local):
+		return &failure{status: exitUsage, text: local.Error()}
+	case errors.As(err, &path):
+		return &failure{status: exitUsage, text: path.Error()}
+	case errors.As(err, &status):
+		return &failure{exitUnreachable, status.Error(), statusHint(status.code)}
+	case errors.As(err, &digest):
+		return &failure{exitUnverified, digest.Error(), "nothing was kept; try again, and if it stays like this, distrust the server"}
+	case errors.Is(err, tcpls.ErrNotTCPLS):
+		return &failure{exitNotTCPLS, reason(err).Error(), "without --require-tcpls it goes over plain TLS"}
+	}
+	if f := classifyTrust(err); f != nil {
+		return f
+	}
+	return &failure{exitUnreachable, reason(err).Error(), reachHint(err)}
+}
+
+// classifyTrust handles the certificates and pins that don't verify.
+func classifyTrust(err error) *failure {
+	var (
+		pinned    *pinError
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		roots     x509.SystemRootsError
+		other     *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &pinned):
+		return &failure{exitUnverified, pinned.Error(),
+			"serve makes a new key at each start unless it has --cert and --key: ask for the present URL; else someone is in between"}
+	case errors.As(err, &authority):
+		return &failure{exitUnverified, "the server's certificate isn't signed by a trusted authority",
+			"use the URL with the pin that serve printed, or --cacert F"}
+	case errors.As(err, &name):
+		return &failure{exitUnverified, "the server's certificate is for another name: " + name.Error(), ""}
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return &failure{exitUnverified, "the server's certificate has expired or isn't valid yet: " + invalid.Detail, "is this machine's clock right?"}
+	case errors.As(err, &invalid):
+		return &failure{exitUnverified, "the server's certificate isn't valid: " + invalid.Error(), ""}
+	case errors.As(err, &roots), errors.As(err, &other):
+		return &failure{exitUnverified, "the server's certificate couldn't be verified: " + reason(err).Error(), ""}
+	}
+	return nil
+}
+
+// reachHint says what to try when there is no connection or no answer.
+func reachHint(err error) string {
+	var (
+		dns     *net.DNSError
+		silence *silenceError
+		timeout net.Error
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "is the name right, and is there a network?"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: is the server running, and the port right?"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another program has that port; choose one with --listen"
+	case errors.As(err, &silence):
+		return "wait longer with --timeout; get goes on where it stopped"
+	case errors.Is(err, tcpls.ErrHandshakeTimeout):
+		return "something accepts connections there but doesn't speak TLS, or a firewall swallows it; --timeout waits longer"
+	case errors.Is(err, tcpls.ErrTruncated):
+		return "the connection was cut; get goes on where it stopped"
+	case errors.As(err, &alert):
+		return "the server refused the handshake; 'tcpls check' says more"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "no answer: is the address right, and no firewall in between? --timeout waits longer"
+	}
+	return ""
+}
+
+func statusHint(code int) string {
+	switch code {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "uploads need serve --allow-put"
+	case http.StatusNotFound:
+		return "the folder's listing: tcpls get with a URL that ends in a slash"
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return "serve replaces files only with --allow-overwrite"
+	}
+	return ""
+}
+
+// reason strips what net/http and net/url put around the cause: the person
+// knows the URL already.
+func reason(err error) error {
+	var wrapped *url.Error
+	for errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	return err
+}
+
+// oneLine makes a peer's text fit to be shown: its first line, at most n bytes.
+func oneLine(text string, n int) string {
+	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
+	if len(text) > n {
+		text = text[:n] + "..."
+	}
+	return text
+}

@@ -1,0 +1,110 @@
+package main
+
+// The rules of the terminal:
+//
+//   - Standard output carries what another program may want to read, and
+//     nothing else: serve's URL, the report of check and demo, a folder's
+//     listing, and the bytes of nc and get -o -.
+//   - Everything for the person goes to standard error: progress, one line for
+//     each finished file, hints, warnings and errors.
+//   - Messages are lower case and end without a full stop. An error says what
+//     was met and, on a line of its own, what to do about it.
+//   - Text from a peer is quoted, so that it can't steer the terminal.
+//   - A progress bar is drawn only on a terminal. Colour is one red word there,
+//     and none with NO_COLOR set. No output depends on either.
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/term"
+)
+
+// Exit statuses.
+const (
+	exitOK          = 0
+	exitUsage       = 1 // wrong usage, or a local file that can't be read or written
+	exitUnreachable = 2 // no connection, or no good answer
+	exitNotTCPLS    = 3
+	exitUnverified  = 4 // certificate, pin or hash
+	exitInterrupted = 5
+)
+
+// A ui is the three standard streams. Its methods may be called at once.
+type ui struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+
+	mu    sync.Mutex
+	width func() int // of the terminal that err is, or nil
+	color bool
+	bar   string // the progress line on the screen
+}
+
+func newUI(in io.Reader, out, err *os.File) *ui {
+	u := &ui{in: in, out: out, err: err}
+	if fd := int(err.Fd()); term.IsTerminal(fd) {
+		u.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		u.width = func() int {
+			if w, _, err := term.GetSize(fd); err == nil && w > 0 {
+				return w
+			}
+			return 80
+		}
+	}
+	return u
+}
+
+// say writes one line for the person.
+func (u *ui) say(format string, args ...any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clear()
+	fmt.Fprintf(u.err, format+"\n", args...)
+	u.redraw()
+}
+
+// fail reports the error that ends the program.
+func (u *ui) fail(f *failure) {
+	word := "error:"
+	if u.color {
+		word = "\x1b[31merror:\x1b[0m"
+	}
+	u.say("%s %s", word, strings.TrimPrefix(f.text, "tcpls: "))
+	if f.hint != "" {
+		u.say("hint: %s", f.hint)
+	}
+}
+
+// draw replaces the progress line; an empty one removes it.
+func (u *ui) draw(bar string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clear()
+	u.bar = bar
+	u.redraw()
+}
+
+func (u *ui) clear() {
+	if u.bar != "" {
+		io.WriteString(u.err, "\r\x1b[K")
+	}
+}
+
+func (u *ui) redraw() { io.WriteString(u.err, u.bar) }
+
+// logWriter returns where log records go: to standard error, between the
+// progress line's drawings.
+func (u *ui) logWriter() io.Writer { return logWriter{u} }
+
+type logWriter struct{ u *ui }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.u.say("%s", bytes.TrimSuffix(p, []byte("\n")))
+	return len(p), nil
+}

@@ -1,0 +1,153 @@
+package tcpls
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// A FallbackPolicy says what becomes of a peer that doesn't speak TCPLS.
+type FallbackPolicy int
+
+const (
+	// FallbackAllow goes on with such a peer over plain TLS: the session has
+	// exactly one stream, and what needs TCPLS returns ErrNotTCPLS. A client
+	// also redials servers that know TLS 1.2 only, by crypto/tls, unless
+	// Config.TLS.MinVersion forbids it.
+	FallbackAllow FallbackPolicy = iota
+	// FallbackRefuse fails with ErrNotTCPLS.
+	FallbackRefuse
+)
+
+// Config holds the settings of sessions. Zero values mean the defaults named
+// below; a negative number or duration means "off" where that is said. A
+// Config must not be modified after its first use, and may be shared.
+type Config struct {
+	// TLS is the configuration of the handshake, in crypto/tls's terms. Every
+	// field is honoured, or refused by an error that names it. A server needs
+	// a certificate; a client needs ServerName (Dial fills it in) or
+	// InsecureSkipVerify. Versions below TLS 1.3 concern the fallback only.
+	TLS *tls.Config
+
+	// Fallback says what to do with peers that don't speak TCPLS.
+	Fallback FallbackPolicy
+
+	// HandshakeTimeout bounds the whole handshake, from the first byte to the
+	// last, however the peer spreads its bytes. Default 10 s.
+	HandshakeTimeout time.Duration
+	// IdleTimeout ends a session on which nothing was received for so long.
+	// The shorter one of both ends counts. Default: off.
+	IdleTimeout time.Duration
+	// KeepAlive is after how much silence the session pings its peer, which
+	// keeps NATs from forgetting the path. Default 30 s, or half the idle
+	// timeout where that is shorter; negative: off.
+	KeepAlive time.Duration
+	// CloseTimeout bounds how long Close waits for the peer to take what was
+	// written and to confirm the end. Default 5 s.
+	CloseTimeout time.Duration
+
+	// MaxStreams is how many streams the peer may have open at once. Default
+	// 1024; negative: none.
+	MaxStreams int
+	// StreamRecvWindow is how many unread bytes a new stream may hold. The
+	// window grows, up to StreamRecvMax, while the application reads as fast
+	// as bytes arrive. Defaults 1 MiB and 8 MiB.
+	StreamRecvWindow, StreamRecvMax int
+	// SessionRecvWindow and SessionRecvMax are the same for all streams of the
+	// session together. Defaults 2 MiB and 16 MiB.
+	SessionRecvWindow, SessionRecvMax int
+	// SendBuffer bounds the bytes that a session keeps until the peer has
+	// acknowledged them; a Write waits while it is full. Default 8 MiB, at
+	// least 64 KiB.
+	SendBuffer int
+	// RekeyAfter is how many records are sealed with one key before the session
+	// moves to the next one. Default, and most: 2^22, well inside what AES-GCM
+	// allows (RFC 8446, section 5.5).
+	RekeyAfter int
+	// MaxPending is how many connections of a Listener may be in their
+	// handshake, or wait for Accept, at once; further ones wait in the kernel.
+	// Default 256.
+	MaxPending int
+
+	// Congestion names a TCP congestion control for the session's sockets, as
+	// "cubic". Default: the system's. Linux only; elsewhere, or where the
+	// kernel refuses the name, dialing and accepting fail.
+	Congestion string
+
+	// Logger receives what a person who runs the program would want to know.
+	// Secrets and application data are never logged. Default: silence.
+	Logger *slog.Logger
+}
+
+// Clone returns a copy, sharing what Config's pointers point to.
+func (c *Config) Clone() *Config {
+	if c == nil {
+		return nil
+	}
+	clone := *c
+	return &clone
+}
+
+// The smallest buffers with which full records still flow.
+const (
+	minWindow     = 64 << 10
+	minSendBuffer = 64 << 10
+)
+
+// withDefaults returns a checked copy in which every zero is replaced.
+func (c *Config) withDefaults() (*Config, error) {
+	if c == nil || c.TLS == nil {
+		return nil, errors.New("tcpls: Config.TLS is nil; it must hold at least a certificate (server) or a server name (client)")
+	}
+	d := *c
+	setDefault(&d.HandshakeTimeout, 10*time.Second)
+	setDefault(&d.CloseTimeout, 5*time.Second)
+	setDefault(&d.MaxStreams, 1024)
+	setDefault(&d.StreamRecvWindow, 1<<20)
+	setDefault(&d.StreamRecvMax, max(8<<20, d.StreamRecvWindow))
+	setDefault(&d.SessionRecvWindow, max(2<<20, d.StreamRecvWindow))
+	setDefault(&d.SessionRecvMax, max(16<<20, d.SessionRecvWindow))
+	setDefault(&d.SendBuffer, 8<<20)
+	setDefault(&d.RekeyAfter, rekeyAfter)
+	setDefault(&d.MaxPending, 256)
+	if d.KeepAlive == 0 {
+		d.KeepAlive = 30 * time.Second
+		if d.IdleTimeout > 0 {
+			d.KeepAlive = min(d.KeepAlive, d.IdleTimeout/2)
+		}
+	}
+	d.MaxStreams = max(d.MaxStreams, 0)
+	if d.Logger == nil {
+		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, f := range [...]struct {
+		name      string
+		value, lo int
+		hi        int
+	}{
+		{"MaxStreams", d.MaxStreams, 0, wire.MaxStreams},
+		{"StreamRecvWindow", d.StreamRecvWindow, minWindow, d.StreamRecvMax},
+		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
+		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 40},
+		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
+		{"MaxPending", d.MaxPending, 1, 1 << 20},
+	} {
+		if f.value < f.lo || f.value > f.hi {
+			return nil, fmt.Errorf("tcpls: Config.%s is %d; it must be from %d to %d", f.name, f.value, f.lo, f.hi)
+		}
+	}
+	if d.HandshakeTimeout < 0 || d.CloseTimeout < 0 || d.IdleTimeout < 0 {
+		return nil, errors.New("tcpls: Config has a negative HandshakeTimeout, CloseTimeout or IdleTimeout")
+	}
+	return &d, nil
+}
+
+func setDefault[T ~int | ~int64](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}

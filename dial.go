@@ -1,0 +1,355 @@
+package tcpls
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/osnet"
+	"github.com/go-tcpls/tcpls/internal/tls13"
+)
+
+// Dial opens a session to a server, as "tcp" and "example.com:443". The
+// context bounds the dialing only. Errors: those of package net where no
+// connection comes about, *tls.CertificateVerificationError, ErrNotTCPLS,
+// ErrHandshakeTimeout, or what was met instead of a TLS server.
+func Dial(ctx context.Context, network, address string, cfg *Config) (*Session, error) {
+	d := Dialer{Config: cfg}
+	return d.Dial(ctx, network, address)
+}
+
+// Client opens a session over a connection that exists, with the client's
+// part. It owns conn from then on, also if it fails.
+func Client(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
+	full, err := cfg.withDefaults()
+	if err != nil {
+		_ = conn.Close() // never used
+		return nil, err
+	}
+	s, _, err := connect(ctx, conn, full, true)
+	return s, err
+}
+
+// A Dialer opens sessions, and keeps those that DialStream uses. It may be
+// used by many goroutines at once, and must not be copied.
+type Dialer struct {
+	// Config must not be nil.
+	Config *Config
+	// NetDialer makes the connections; nil means a zero net.Dialer. Multipath
+	// TCP is never used: TCPLS needs plain TCP sockets.
+	NetDialer *net.Dialer
+
+	mu       sync.Mutex
+	sessions map[string]*pooled
+	memory   map[string]memory
+	closed   bool
+}
+
+// Dial opens a session, as the function Dial does.
+//
+// If the connection is reset or stays silent when it sees TCPLS's ClientHello,
+// Dial tries once more without the offer, where Config.Fallback allows it, and
+// goes on so with that address for ten minutes: some middleboxes don't let
+// unknown extensions pass. It never does so with a server that has spoken
+// TCPLS before.
+func (d *Dialer) Dial(ctx context.Context, network, address string) (*Session, error) {
+	cfg, err := d.config(network, address)
+	if err != nil {
+		return nil, err
+	}
+	offer := !d.recall(address).blocked
+	s, h, err := d.attempt(ctx, network, address, cfg, offer)
+	switch {
+	case err == nil:
+		if s.state.TCPLS {
+			d.remember(address, memory{tcpls: true})
+		} else if !offer {
+			s.state.Fallback = "the path didn't let the offer of TCPLS pass"
+		}
+		return s, nil
+	case h == nil || cfg.Fallback != FallbackAllow || ctx.Err() != nil:
+		return nil, err
+	case errors.Is(err, tls13.ErrVersion) && cfg.legacyAllowed():
+		return d.legacy(ctx, network, address, cfg)
+	case offer && h.swallowed(err) && !d.recall(address).tcpls:
+		s, _, plainErr := d.attempt(ctx, network, address, cfg, false)
+		if plainErr != nil {
+			return nil, err // the first error tells more
+		}
+		d.remember(address, memory{blocked: true})
+		s.state.Fallback = "the path didn't let the offer of TCPLS pass"
+		cfg.Logger.Warn("plain TLS: "+s.state.Fallback, "address", address, "error", err)
+		return s, nil
+	}
+	return nil, err
+}
+
+// config returns the configuration for an address.
+func (d *Dialer) config(network, address string) (*Config, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return nil, fmt.Errorf("tcpls: network %q is not TCP", network)
+	}
+	cfg, err := d.Config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.TLS.ServerName == "" {
+		cfg.TLS = cfg.TLS.Clone()
+		cfg.TLS.ServerName = host
+	}
+	return cfg, nil
+}
+
+// attempt makes one connection and runs one handshake over it; h is nil if
+// there was no connection.
+func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Config, offer bool) (*Session, *handshake, error) {
+	conn, err := d.connection(ctx, network, address, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return connect(ctx, conn, cfg, offer)
+}
+
+func (d *Dialer) connection(ctx context.Context, network, address string, cfg *Config) (net.Conn, error) {
+	var nd net.Dialer
+	if d.NetDialer != nil {
+		nd = *d.NetDialer
+	}
+	nd.SetMultipathTCP(false)
+	conn, err := nd.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareSocket(conn, cfg); err != nil {
+		_ = conn.Close() // never used
+		return nil, err
+	}
+	return conn, nil
+}
+
+// prepareSocket applies the configuration to a new connection.
+func prepareSocket(conn net.Conn, cfg *Config) error {
+	if cfg.Congestion == "" {
+		return nil
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("tcpls: Config.Congestion is set, but the connection isn't a socket: %w", errors.ErrUnsupported)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := osnet.SetCongestion(raw, cfg.Congestion); err != nil {
+		return fmt.Errorf("tcpls: Config.Congestion %q: %w", cfg.Congestion, err)
+	}
+	return nil
+}
+
+// connect runs a client's handshake over conn, which it owns.
+func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*Session, *handshake, error) {
+	h, err := clientHandshake(ctx, conn, cfg, offer)
+	if err == nil && !h.tcpls && cfg.Fallback == FallbackRefuse {
+		err = h.failed(fmt.Errorf("%w: server doesn't answer the offer", ErrNotTCPLS))
+	}
+	if err != nil {
+		_ = conn.Close() // the handshake's error matters more
+		if cfg.Fallback == FallbackRefuse && errors.Is(err, tls13.ErrVersion) {
+			err = fmt.Errorf("%w: %w", ErrNotTCPLS, err)
+		}
+		return nil, h, err
+	}
+	if !h.tcpls {
+		why := "server doesn't answer the offer of TCPLS"
+		return newPlainSession(cfg, newEngineConn(h), h.engine.ConnectionState(), why, true).withEngine(h.engine), h, nil
+	}
+	return newSession(cfg, conn, h), h, nil
+}
+
+func (s *Session) withEngine(e *tls13.Conn) *Session {
+	s.engine = e
+	return s
+}
+
+// legacyAllowed reports whether a server may be spoken to that has no TLS 1.3.
+func (c *Config) legacyAllowed() bool { return c.TLS.MinVersion < tls.VersionTLS13 }
+
+func (d *Dialer) legacy(ctx context.Context, network, address string, cfg *Config) (*Session, error) {
+	conn, err := d.connection(ctx, network, address, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := dialLegacy(ctx, conn, cfg)
+	if err != nil {
+		_ = conn.Close() // the handshake's error matters more
+		return nil, err
+	}
+	return s, nil
+}
+
+// swallowed reports whether err looks as if somebody on the path had dropped
+// or reset the connection because of the ClientHello.
+func (h *handshake) swallowed(err error) bool {
+	return !h.heard && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
+}
+
+// A memory is what a Dialer knows of an address.
+type memory struct {
+	tcpls   bool // it has spoken TCPLS
+	blocked bool // it is only reached without the offer
+	until   time.Time
+}
+
+const (
+	memoryTime = 10 * time.Minute
+	maxMemory  = 1024
+)
+
+func (d *Dialer) recall(address string) memory {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.memory[address]
+	if m.blocked && time.Now().After(m.until) {
+		delete(d.memory, address)
+		return memory{}
+	}
+	return m
+}
+
+func (d *Dialer) remember(address string, m memory) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.memory == nil {
+		d.memory = make(map[string]memory)
+	}
+	if _, known := d.memory[address]; !known && len(d.memory) >= maxMemory {
+		for other := range d.memory { // any one: the map is a hint
+			delete(d.memory, other)
+			break
+		}
+	}
+	m.until = time.Now().Add(memoryTime)
+	d.memory[address] = m
+}
+
+// A pooled session serves DialStream. ready is closed when it is known.
+type pooled struct {
+	ready   chan struct{}
+	session *Session
+	err     error
+}
+
+// DialStream opens a stream on a session to address, which it keeps for the
+// next call; so one session carries all of a program's connections to a
+// server. It fits http.Transport.DialTLSContext and the like. A server without
+// TCPLS gets a connection of its own for each call.
+func (d *Dialer) DialStream(ctx context.Context, network, address string) (net.Conn, error) {
+	for range 2 {
+		s, err := d.session(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		st, err := s.OpenStream(ctx)
+		if err == nil {
+			return st, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		d.forget(network, address, s)
+	}
+	return nil, fmt.Errorf("tcpls: two sessions to %s ended before a stream could be opened: %w", address, ErrSessionClosed)
+}
+
+// session returns the kept session to address, or opens one; callers that come
+// meanwhile wait for it.
+func (d *Dialer) session(ctx context.Context, network, address string) (*Session, error) {
+	key := network + " " + address
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, ErrSessionClosed
+	}
+	p := d.sessions[key]
+	if p == nil || p.over() {
+		p = &pooled{ready: make(chan struct{})}
+		if d.sessions == nil {
+			d.sessions = make(map[string]*pooled)
+		}
+		d.sessions[key] = p
+		d.mu.Unlock()
+		p.session, p.err = d.Dial(ctx, network, address)
+		if p.err != nil || !p.session.state.TCPLS {
+			d.mu.Lock()
+			if d.sessions[key] == p {
+				delete(d.sessions, key)
+			}
+			d.mu.Unlock()
+		}
+		close(p.ready)
+		return p.session, p.err
+	}
+	d.mu.Unlock()
+	select {
+	case <-p.ready:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if p.err != nil || !p.session.state.TCPLS {
+		return d.Dial(ctx, network, address)
+	}
+	return p.session, nil
+}
+
+// over reports whether a session is known to have ended.
+func (p *pooled) over() bool {
+	select {
+	case <-p.ready:
+		return p.session == nil || p.session.over()
+	default:
+		return false
+	}
+}
+
+// forget drops a session that takes no more streams; it ends with its last
+// one.
+func (d *Dialer) forget(network, address string, s *Session) {
+	key := network + " " + address
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.sessions[key]; p != nil && p.session == s {
+		delete(d.sessions, key)
+	}
+}
+
+// Close gracefully closes the sessions that DialStream kept, and refuses
+// further calls of it.
+func (d *Dialer) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	sessions := d.sessions
+	d.sessions = nil
+	d.mu.Unlock()
+	var errs []error
+	for _, p := range sessions {
+		<-p.ready
+		if p.session != nil {
+			errs = append(errs, p.session.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,44 @@
+package tcpls
+
+import "time"
+
+// A window is the receiving side of flow control, for a stream or for a
+// session: pure arithmetic, guarded by its owner's lock.
+type window struct {
+	size, max uint64
+	limit     uint64    // credit given: bytes that may arrive
+	received  uint64    // bytes that arrived
+	consumed  uint64    // bytes that the application took, or that were dropped
+	since     time.Time // when limit was last raised
+}
+
+func newWindow(size, max int) window {
+	return window{size: uint64(size), max: uint64(max), limit: uint64(size)}
+}
+
+// receive counts n bytes that arrived and reports whether they were allowed.
+func (w *window) receive(n int) bool {
+	w.received += uint64(n)
+	return w.received <= w.limit
+}
+
+// consume counts n bytes taken and reports whether new credit is due, which is
+// once half a window can be given.
+//
+// The window doubles, up to max, where it and not the reader holds the sender
+// back: when half of it was used up in less than two round trips and the
+// reader has kept up.
+func (w *window) consume(n int, rtt time.Duration) (due bool) {
+	w.consumed += uint64(n)
+	if w.limit-w.consumed > w.size/2 {
+		return false
+	}
+	now := time.Now()
+	keptUp := w.received-w.consumed <= w.size/4
+	if keptUp && !w.since.IsZero() && now.Sub(w.since) < 2*max(rtt, time.Millisecond) {
+		w.size = min(2*w.size, w.max)
+	}
+	w.limit = w.consumed + w.size
+	w.since = now
+	return true
+}

@@ -1,0 +1,231 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/tls13"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// A handshake is one TLS engine on its way over one connection, and then what
+// it leaves to the session.
+type handshake struct {
+	client    bool
+	engine    *tls13.Conn
+	conn      net.Conn
+	heard     bool // the peer has sent something
+	began     time.Time
+	roundTrip time.Duration // from our first bytes to the peer's first answer
+	early     []byte        // bytes read behind the handshake
+
+	tcpls         bool
+	peer          wire.Parameters
+	send, receive *record.Keys
+}
+
+// minSendLimit is the smallest record_size_limit that frames fit in (protocol 4.6).
+const minSendLimit = 4096
+
+// clientHandshake runs a client's handshake, offering TCPLS if asked.
+func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*handshake, error) {
+	h := &handshake{client: true, conn: conn}
+	engineConfig := &tls13.Config{TLS: cfg.TLS, NetConn: conn}
+	if offer {
+		engineConfig.Extension = wire.ExtensionType
+		engineConfig.Offer = wire.AppendOffer(nil)
+		engineConfig.Accept = func(answer []byte) (err error) {
+			h.peer, err = wire.ParseAnswer(answer)
+			return err
+		}
+	}
+	engine, err := tls13.NewClient(engineConfig)
+	if err != nil {
+		return h, err
+	}
+	h.engine = engine
+	patience := cfg.HandshakeTimeout
+	if offer && cfg.Fallback == FallbackAllow {
+		patience /= 2 // leaves time to try without the extension
+	}
+	return h, h.run(ctx, cfg, patience, nil)
+}
+
+// serverHandshake runs the handshake of a client that offered TCPLS; read
+// holds what it sent so far.
+func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byte) (*handshake, error) {
+	h := &handshake{conn: conn, heard: true}
+	engine, err := tls13.NewServer(&tls13.Config{
+		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType,
+		Answer: func(offer []byte) ([]byte, error) {
+			if ours, err := wire.ParseOffer(offer); err != nil || !ours {
+				return nil, err
+			}
+			return wire.AppendAnswer(nil, cfg.parameters()), nil
+		},
+	})
+	if err != nil {
+		return h, err
+	}
+	h.engine = engine
+	return h, h.run(ctx, cfg, cfg.HandshakeTimeout, read)
+}
+
+// run drives the engine until the handshake is complete. One deadline stands
+// over all of it; patience bounds the wait for the peer's first byte. After an
+// error the alert has been sent, and the connection is to be closed.
+func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration, read []byte) error {
+	h.began = time.Now()
+	stop := h.limit(ctx, patience)
+	err := h.exchange(cfg, read)
+	stop()
+	if err != nil {
+		if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = context.Cause(ctx)
+		}
+		return h.failed(err)
+	}
+	if err := h.conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	h.tcpls = h.engine.ExtensionAnswered()
+	if !h.tcpls {
+		return nil
+	}
+	if h.engine.SendLimit() < minSendLimit {
+		return h.failed(fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.6)", h.engine.SendLimit(), minSendLimit))
+	}
+	h.send, h.receive = h.engine.TakeKeys()
+	return nil
+}
+
+// limit sets the connection's deadline, and moves it into the past when the
+// context ends.
+func (h *handshake) limit(ctx context.Context, d time.Duration) (stop func() bool) {
+	_ = h.conn.SetDeadline(h.began.Add(d)) // if it can't be set, the context still ends the wait
+	return context.AfterFunc(ctx, func() { _ = h.conn.SetDeadline(time.Unix(1, 0)) })
+}
+
+func (h *handshake) exchange(cfg *Config, read []byte) error {
+	in := smallReads.get()
+	defer smallReads.put(in)
+	have := 0
+	for {
+		n, err := h.engine.Feed(read)
+		if err != nil {
+			return err
+		}
+		have = copy(*in, read[n:])
+		if out := h.engine.Output(); len(out) > 0 {
+			if _, err := h.conn.Write(out); err != nil {
+				return h.transportError(err)
+			}
+		}
+		if h.engine.HandshakeComplete() {
+			h.early = append([]byte(nil), (*in)[:have]...)
+			return nil
+		}
+		n, err = h.conn.Read((*in)[have:])
+		if n == 0 && err != nil {
+			return h.transportError(err)
+		}
+		if !h.heard {
+			h.heard = true
+			_ = h.conn.SetDeadline(h.began.Add(cfg.HandshakeTimeout))
+		}
+		if h.roundTrip == 0 {
+			h.roundTrip = time.Since(h.began)
+		}
+		read = (*in)[:have+n]
+	}
+}
+
+// transportError says what an I/O error means in the middle of a handshake.
+func (h *handshake) transportError(err error) error {
+	var timeout net.Error
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		if !h.heard {
+			return fmt.Errorf("%w: peer accepted the connection but sent nothing: %w", ErrHandshakeTimeout, os.ErrDeadlineExceeded)
+		}
+		return fmt.Errorf("%w: %w", ErrHandshakeTimeout, os.ErrDeadlineExceeded)
+	case err == io.EOF && !h.heard:
+		return fmt.Errorf("tcpls: peer closed the connection without an answer to the ClientHello: %w", io.ErrUnexpectedEOF)
+	case err == io.EOF:
+		return h.engine.End()
+	}
+	return fmt.Errorf("tcpls: handshake: %w", err)
+}
+
+// lingerTime is how long a peer may take to read the alert that tells it why
+// the handshake failed.
+const lingerTime = 500 * time.Millisecond
+
+// failed sends the alert that is due. Bytes of the peer that nobody read would
+// turn the close into a reset, which could overtake the alert.
+func (h *handshake) failed(err error) error {
+	if h.engine == nil || isTransport(err) {
+		return err
+	}
+	h.engine.Fail(err)
+	_ = h.conn.SetDeadline(time.Now().Add(lingerTime))
+	if out := h.engine.Output(); len(out) > 0 {
+		if _, werr := h.conn.Write(out); werr == nil {
+			linger(h.conn)
+		}
+	}
+	return err
+}
+
+// isTransport reports whether err is of the connection and not of the peer.
+func isTransport(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled)
+}
+
+// linger ends our side of conn and reads what the peer still sends, within
+// the connection's deadline and a fixed amount.
+func linger(conn net.Conn) {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok || c.CloseWrite() != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, conn, 256<<10) // whatever ends it, the close comes next
+}
+
+// readHello reads until the listener can tell who should serve the client. A
+// nil Hello with a nil error can't be.
+func readHello(ctx context.Context, conn net.Conn, timeout time.Duration) (*tls13.Hello, []byte, error) {
+	h := &handshake{conn: conn, began: time.Now()}
+	stop := h.limit(ctx, timeout)
+	defer stop()
+	read := make([]byte, 0, 2<<10)
+	for {
+		hello, need, err := tls13.SniffHello(read)
+		if hello != nil || err != nil {
+			return hello, read, err
+		}
+		if need > cap(read) {
+			read = append(make([]byte, 0, need), read...)
+		}
+		n, err := conn.Read(read[len(read):cap(read)])
+		read = read[:len(read)+n]
+		h.heard = len(read) > 0
+		if n == 0 && err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return nil, read, fmt.Errorf("tcpls: no ClientHello: %w", err)
+		}
+	}
+}

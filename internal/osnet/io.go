@@ -1,0 +1,7 @@
+package osnet
+
+import "errors"
+
+// ErrWouldBlock says that the kernel has nothing to read or no room for what
+// is written. It is returned as it is, for comparison with ==.
+var ErrWouldBlock = errors.New("operation would block")

@@ -1,0 +1,113 @@
+package osnet
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetCongestion chooses the congestion control algorithm by its kernel name,
+// as "reno". The error matches [syscall.ENOENT] if the kernel doesn't have it,
+// and [syscall.EPERM] if this process may not choose it.
+func SetCongestion(rc syscall.RawConn, name string) error {
+	err := control(rc, "TCP_CONGESTION", func(fd int) error {
+		return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("congestion control %q is not in this kernel: %w", name, err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("congestion control %q needs CAP_NET_ADMIN or a place in "+
+			"net.ipv4.tcp_allowed_congestion_control: %w", name, err)
+	}
+	return err
+}
+
+// Congestion returns the kernel name of the congestion control algorithm.
+func Congestion(rc syscall.RawConn) (name string, err error) {
+	err = control(rc, "TCP_CONGESTION", func(fd int) (err error) {
+		name, err = unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		return err
+	})
+	return name, err
+}
+
+// SetUserTimeout bounds how long sent data may stay unacknowledged before the
+// kernel fails the connection with ETIMEDOUT (RFC 5482), to the millisecond,
+// rounded up, and at most 24 days. 0 leaves it to the system.
+func SetUserTimeout(rc syscall.RawConn, d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("negative user timeout %v", d)
+	}
+	d = min(d, math.MaxInt32*time.Millisecond)
+	ms := int((d + time.Millisecond - 1) / time.Millisecond)
+	return control(rc, "TCP_USER_TIMEOUT", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
+	})
+}
+
+// IsMPTCP tells whether the connection is Multipath TCP, on which most TCP
+// options fail. Listeners of package net accept it unless told not to.
+func IsMPTCP(rc syscall.RawConn) (bool, error) {
+	var protocol int
+	err := control(rc, "SO_PROTOCOL", func(fd int) (err error) {
+		protocol, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		return err
+	})
+	return protocol == unix.IPPROTO_MPTCP, err
+}
+
+// TCPInfo asks the kernel for its measurements (TCP_INFO).
+func TCPInfo(rc syscall.RawConn) (Info, error) {
+	var t *unix.TCPInfo
+	err := control(rc, "TCP_INFO", func(fd int) (err error) {
+		t, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
+	})
+	if err != nil {
+		return Info{}, err
+	}
+	const us, ms = time.Microsecond, time.Millisecond
+	info := Info{
+		RTT:           time.Duration(t.Rtt) * us,
+		RTTVar:        time.Duration(t.Rttvar) * us,
+		MinRTT:        time.Duration(t.Min_rtt) * us,
+		RTO:           time.Duration(t.Rto) * us,
+		SendMSS:       int(t.Snd_mss),
+		CWnd:          int(t.Snd_cwnd),
+		Unacked:       int(t.Unacked),
+		Lost:          int(t.Lost),
+		NotSent:       int(t.Notsent_bytes),
+		DeliveryRate:  int64(t.Delivery_rate),
+		BytesAcked:    int64(t.Bytes_acked),
+		Retrans:       int(t.Total_retrans),
+		Timeouts:      int(t.Retransmits),
+		SinceSent:     time.Duration(t.Last_data_sent) * ms,
+		SinceReceived: time.Duration(t.Last_data_recv) * ms,
+		SinceAck:      time.Duration(t.Last_ack_recv) * ms,
+	}
+	if t.Min_rtt == math.MaxUint32 { // not measured yet
+		info.MinRTT = 0
+	}
+	return info, nil
+}
+
+// control runs a socket option's system call.
+func control(rc syscall.RawConn, option string, f func(fd int) error) error {
+	var err error
+	if cerr := rc.Control(func(fd uintptr) { err = f(int(fd)) }); cerr != nil {
+		return cerr
+	}
+	switch err {
+	case nil:
+		return nil
+	case unix.ENOPROTOOPT, unix.EOPNOTSUPP:
+		return &UnsupportedError{option, "a plain TCP socket", err}
+	}
+	return os.NewSyscallError("socket option "+option, err)
+}

@@ -1,0 +1,34 @@
+//go:build !linux
+
+package osnet
+
+import (
+	"syscall"
+	"time"
+)
+
+const needsLinux = "Linux"
+
+// SetCongestion chooses the congestion control algorithm by name.
+func SetCongestion(syscall.RawConn, string) error {
+	return &UnsupportedError{Feature: "TCP_CONGESTION", Needs: needsLinux}
+}
+
+// Congestion returns the name of the congestion control algorithm.
+func Congestion(syscall.RawConn) (string, error) {
+	return "", &UnsupportedError{Feature: "TCP_CONGESTION", Needs: needsLinux}
+}
+
+// SetUserTimeout bounds how long sent data may stay unacknowledged.
+func SetUserTimeout(syscall.RawConn, time.Duration) error {
+	return &UnsupportedError{Feature: "TCP_USER_TIMEOUT", Needs: needsLinux}
+}
+
+// IsMPTCP tells whether the connection is Multipath TCP. Package net makes
+// such connections on Linux only.
+func IsMPTCP(syscall.RawConn) (bool, error) { return false, nil }
+
+// TCPInfo asks the kernel for its measurements.
+func TCPInfo(syscall.RawConn) (Info, error) {
+	return Info{}, &UnsupportedError{Feature: "TCP_INFO", Needs: needsLinux}
+}

@@ -1,0 +1,87 @@
+package record
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// A Chunk is pooled memory in which records are sealed one behind the other,
+// written to a connection from, and kept in until they are acknowledged. Each
+// of these uses holds a reference; the last Release returns it to the pool.
+//
+// The bytes up to Len never change while the chunk lives, so that they may be
+// read (written to a socket) while more records are appended behind them.
+type Chunk struct {
+	refs  atomic.Int32
+	n     int
+	buf   []byte
+	class *sync.Pool
+}
+
+// A large chunk holds a batch of full records: sixteen of them in one write
+// halve what TLS costs, and more than that outgrows the caches.
+const (
+	BatchRecords = 16
+	largeChunk   = BatchRecords * (MaxPlaintext + Overhead)
+	smallChunk   = 4 << 10
+)
+
+var (
+	smallChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, smallChunk)} }}
+	largeChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, largeChunk)} }}
+)
+
+// NewChunk returns an empty chunk with room for a record of want bytes and one
+// reference. It is a large one if more is expected.
+func NewChunk(want int, more bool) *Chunk {
+	pool := &smallChunks
+	if more || want > smallChunk {
+		pool = &largeChunks
+	}
+	c := pool.Get().(*Chunk)
+	c.class, c.n = pool, 0
+	c.refs.Store(1)
+	return c
+}
+
+// Len is how many bytes of records the chunk holds.
+func (c *Chunk) Len() int { return c.n }
+
+// Room is how many more bytes fit.
+func (c *Chunk) Room() int { return len(c.buf) - c.n }
+
+// Bytes returns the records from offset from on.
+func (c *Chunk) Bytes(from int) []byte { return c.buf[from:c.n] }
+
+// Next returns the buffer for a record with n bytes of content, to be filled
+// and given to Context.Seal. Nothing is taken until Commit.
+func (c *Chunk) Next(n int) []byte {
+	return c.buf[c.n : c.n+HeaderLen+n : c.n+n+Overhead]
+}
+
+// Commit takes the sealed record rec, made from Next's buffer, into the chunk
+// and returns its offset.
+func (c *Chunk) Commit(rec []byte) (offset int) {
+	offset = c.n
+	c.n += len(rec)
+	return offset
+}
+
+// Record returns the n bytes at an offset that Commit returned.
+func (c *Chunk) Record(offset, n int) []byte { return c.buf[offset : offset+n] }
+
+// Retain adds a reference.
+func (c *Chunk) Retain() { c.refs.Add(1) }
+
+// Shared reports whether others than the caller hold a reference.
+func (c *Chunk) Shared() bool { return c.refs.Load() > 1 }
+
+// Release drops a reference; after the last one the chunk is used again.
+func (c *Chunk) Release() {
+	switch n := c.refs.Add(-1); {
+	case n == 0:
+		c.class.Put(c)
+	case n < 0:
+		panic("record: chunk released twice")
+	}
+}

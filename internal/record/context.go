@@ -1,0 +1,112 @@
+package record
+
+import (
+	"encoding/binary"
+)
+
+// A Context is one nonce space of a direction: the records that it protects
+// are numbered from 0, and the nonce of record seq is the IV with the id
+// xor-ed into its first four bytes and seq into its last eight.
+type Context struct {
+	keys  *Keys
+	id    uint32
+	seq   uint64
+	base  [nonceLen]byte // IV with the id applied
+	nonce [nonceLen]byte // scratch; a field, since the AEAD interface makes it escape
+}
+
+// NewContext returns the context id under keys, at sequence number 0.
+func NewContext(keys *Keys, id uint32) *Context {
+	c := new(Context)
+	c.Init(keys, id)
+	return c
+}
+
+// Init makes c the context id under keys, at sequence number 0.
+func (c *Context) Init(keys *Keys, id uint32) {
+	c.id, c.seq = id, 0
+	c.SetKeys(keys)
+}
+
+// SetKeys moves the context to other keys. The sequence number goes on: the
+// numbers of a context never repeat, whatever the epoch.
+func (c *Context) SetKeys(keys *Keys) {
+	c.keys = keys
+	c.base = keys.iv
+	binary.BigEndian.PutUint32(c.base[:4], binary.BigEndian.Uint32(c.base[:4])^c.id)
+}
+
+// Restart moves the context to other keys and to sequence number 0, as TLS's
+// own KeyUpdate asks (RFC 8446, section 5.3).
+func (c *Context) Restart(keys *Keys) {
+	c.SetKeys(keys)
+	c.seq = 0
+}
+
+// ID returns the context's id.
+func (c *Context) ID() uint32 { return c.id }
+
+// Seq returns the number of the next record.
+func (c *Context) Seq() uint64 { return c.seq }
+
+// Keys returns the keys in use.
+func (c *Context) Keys() *Keys { return c.keys }
+
+func (c *Context) setNonce() []byte {
+	c.nonce = c.base
+	tail := c.nonce[4:]
+	binary.BigEndian.PutUint64(tail, binary.BigEndian.Uint64(tail)^c.seq)
+	return c.nonce[:]
+}
+
+// Seal protects a record in place. b holds HeaderLen spare bytes and then at
+// most MaxPlaintext bytes of content; room for one byte of type and the tag
+// behind it saves an allocation. The returned slice is the whole record.
+func (c *Context) Seal(b []byte, t Type) ([]byte, error) {
+	if len(b)-HeaderLen > MaxPlaintext {
+		return nil, ErrPlaintext
+	}
+	if c.keys.sealed.Add(1) > c.keys.suite.MaxRecords {
+		return nil, ErrKeyLimit
+	}
+	b = append(b, byte(t))
+	putHeader(b, len(b)-HeaderLen+TagLen)
+	body := c.keys.aead.Seal(b[HeaderLen:HeaderLen], c.setNonce(), b[HeaderLen:], b[:HeaderLen])
+	c.seq++
+	if cap(b) < HeaderLen+len(body) { // Seal had to move the body
+		return append(b[:HeaderLen:HeaderLen], body...), nil
+	}
+	return b[:HeaderLen+len(body)], nil
+}
+
+// Open authenticates the record rec, header included, and writes its content
+// to dst, which must not overlap rec and should have room for len(rec) bytes.
+// The content is dst[:n] of the returned slice, without padding and type.
+//
+// ErrAuth leaves rec and the sequence number as they were, so that another
+// context may try; dst is then wiped.
+func (c *Context) Open(dst, rec []byte) ([]byte, Type, error) {
+	body := rec[HeaderLen:]
+	switch {
+	case len(body) > MaxCiphertext:
+		return nil, 0, ErrOverflow
+	case len(body) < TagLen:
+		return nil, 0, ErrShort
+	}
+	plain, err := c.keys.aead.Open(dst[:0], c.setNonce(), body, rec[:HeaderLen])
+	if err != nil {
+		return nil, 0, ErrAuth
+	}
+	c.seq++
+	if len(plain) > MaxPlaintext+1 {
+		return nil, 0, ErrOverflow
+	}
+	end := len(plain)
+	for end > 0 && plain[end-1] == 0 {
+		end--
+	}
+	if end == 0 {
+		return nil, 0, ErrNoType
+	}
+	return plain[:end-1], Type(plain[end-1]), nil
+}

@@ -1,0 +1,247 @@
+package tls13
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"testing"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+)
+
+// A negative row lets a puppet break one rule and names the alert that is
+// due; fine rows are what looks broken and must be taken.
+type negative struct {
+	name   string
+	alert  Alert
+	fine   bool
+	script func(p *puppet)
+}
+
+func runNegative(t *testing.T, rows []negative, start func(t *testing.T, own bool) *puppet) {
+	for _, own := range []bool{false, true} {
+		name := "extension off"
+		if own {
+			name = "extension on"
+		}
+		t.Run(name, func(t *testing.T) {
+			for _, row := range rows {
+				t.Run(row.name, func(t *testing.T) {
+					p := start(t, own)
+					row.script(p)
+					p.feed()
+					p.wantAlert(row.alert, row.fine)
+				})
+			}
+		})
+	}
+}
+
+func puppetServer(t *testing.T, own bool) *puppet {
+	client := clientTLS()
+	client.NextProtos = []string{"a"}
+	return newPuppetServer(t, withExtension(&Config{TLS: client}, own))
+}
+
+// helloWith answers with a changed ServerHello.
+func helloWith(change func(m *serverHello)) func(p *puppet) {
+	return func(p *puppet) { p.serverHello(change) }
+}
+
+// shareWith answers with a changed key share of a group.
+func shareWith(id tls.CurveID, change func(data []byte) []byte) func(p *puppet) {
+	return func(p *puppet) {
+		p.group = groupByID(id)
+		p.serverHello(func(m *serverHello) {
+			share, _ := parseKeyShare(m.extensions[1].body)
+			share.data = change(share.data)
+			m.extensions[1].body = keyShareBody(share)
+		})
+	}
+}
+
+func TestClientRefusesServerHello(t *testing.T) {
+	runNegative(t, []negative{
+		{"without supported_versions", AlertProtocolVersion, false, helloWith(func(m *serverHello) {
+			m.extensions = dropExtension(m.extensions, extSupportedVersions)
+		})},
+		{"of TLS 1.2 without any extension", AlertProtocolVersion, false, helloWith(func(m *serverHello) { m.extensions = nil })},
+		{"of SSL 3.0", AlertProtocolVersion, false, helloWith(func(m *serverHello) { m.version = versionSSL30 })},
+		{"downgrade sentinel", AlertProtocolVersion, false, helloWith(func(m *serverHello) {
+			m.random = append(make([]byte, 24), "DOWNGRD\x01"...)
+			m.extensions = nil
+		})},
+		{"version not offered", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions[0].body = uint16Body(0x0305)
+		})},
+		{"TLS 1.2 in supported_versions", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions[0].body = uint16Body(tls.VersionTLS12)
+		})},
+		{"supported_versions with bytes left over", AlertDecodeError, false, helloWith(func(m *serverHello) {
+			m.extensions[0].body = []byte{3, 4, 0}
+		})},
+		{"legacy version of TLS 1.3", AlertIllegalParameter, false, helloWith(func(m *serverHello) { m.version = tls.VersionTLS13 })},
+		{"session id not echoed", AlertIllegalParameter, false, helloWith(func(m *serverHello) { m.sessionID = nil })},
+		{"session id of 33 bytes", AlertDecodeError, false, helloWith(func(m *serverHello) { m.sessionID = make([]byte, 33) })},
+		{"suite not offered", AlertIllegalParameter, false, helloWith(func(m *serverHello) { m.suite = 0x1304 })},
+		{"suite of TLS 1.2", AlertIllegalParameter, false, helloWith(func(m *serverHello) { m.suite = tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 })},
+		{"GREASE suite", AlertIllegalParameter, false, func(p *puppet) {
+			p.serverHello(func(m *serverHello) { m.suite = p.hello.suites[0] })
+		}},
+		{"compression", AlertIllegalParameter, false, helloWith(func(m *serverHello) { m.compression = 1 })},
+		{"no key_share", AlertMissingExtension, false, helloWith(func(m *serverHello) {
+			m.extensions = dropExtension(m.extensions, extKeyShare)
+		})},
+		{"group without a share", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions[1].body = keyShareBody(keyShare{tls.CurveP256, make([]byte, 65)})
+		})},
+		{"unknown group", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions[1].body = keyShareBody(keyShare{0x7777, []byte{1}})
+		})},
+		{"share too short", AlertIllegalParameter, false, shareWith(tls.X25519, func(d []byte) []byte { return d[1:] })},
+		{"share too long", AlertIllegalParameter, false, shareWith(tls.X25519, func(d []byte) []byte { return append(d, 0) })},
+		{"share empty", AlertDecodeError, false, shareWith(tls.X25519, func([]byte) []byte { return nil })},
+		{"all-zero result", AlertIllegalParameter, false, shareWith(tls.X25519, func([]byte) []byte { return make([]byte, 32) })},
+		{"hybrid share too short", AlertIllegalParameter, false, shareWith(tls.X25519MLKEM768, func(d []byte) []byte { return d[1:] })},
+		{"hybrid with all-zero result", AlertIllegalParameter, false, shareWith(tls.X25519MLKEM768, func(d []byte) []byte {
+			return append(d[:1088:1088], make([]byte, 32)...)
+		})},
+		{"key_share with bytes left over", AlertDecodeError, false, helloWith(func(m *serverHello) {
+			m.extensions[1].body = append(m.extensions[1].body, 0)
+		})},
+		{"extension never asked for", AlertUnsupportedExtension, false, helloWith(func(m *serverHello) {
+			m.extensions = append(m.extensions, extension{0x7a7b, nil})
+		})},
+		{"pre_shared_key never offered", AlertUnsupportedExtension, false, helloWith(func(m *serverHello) {
+			m.extensions = append(m.extensions, extension{extPreSharedKey, []byte{0, 0}})
+		})},
+		{"known extension misplaced", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions = append(m.extensions, extension{extALPN, alpnBody([]string{"a"})})
+		})},
+		{"cookie outside HelloRetryRequest", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions = append(m.extensions, extension{extCookie, vector16Body([]byte("c"))})
+		})},
+		{"extension twice", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.extensions = append(m.extensions, m.extensions[0])
+		})},
+		{"bytes left over", AlertDecodeError, false, func(p *puppet) {
+			raw := must(encode(p.newServerHello(make([]byte, randomLen), extension{extKeyShare, nil})))
+			raw[3]++
+			p.sendRaw(append(raw, 0))
+		}},
+		{"another message instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(&encryptedExtensions{}) }},
+		{"a ClientHello instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(p.hello) }},
+		{"a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
+			p.serverHello(nil)
+			hello := splitRecords(p.wire)[0]
+			p.wire = nil
+			p.plain(record.Handshake, append(hello[record.HeaderLen:], must(encode(&encryptedExtensions{}))...))
+		}},
+	}, puppetServer)
+}
+
+func TestClientRefusesRetry(t *testing.T) {
+	group := func(id tls.CurveID) func(m *serverHello) {
+		return func(m *serverHello) { m.extensions[1].body = uint16Body(uint16(id)) }
+	}
+	more := func(e ...extension) func(m *serverHello) {
+		return func(m *serverHello) { m.extensions = append(m.extensions, e...) }
+	}
+	cookie := extension{extCookie, vector16Body([]byte("cookie"))}
+	retry := func(change func(m *serverHello)) func(p *puppet) {
+		return func(p *puppet) { p.retry(tls.CurveP384, change) }
+	}
+	runNegative(t, []negative{
+		{"group not offered", AlertIllegalParameter, false, retry(group(0x0100))},
+		{"GREASE group", AlertIllegalParameter, false, func(p *puppet) {
+			o := must(parseOffer(p.hello.extensions, 0))
+			p.retry(o.groups[0], nil)
+		}},
+		{"group already shared", AlertIllegalParameter, false, retry(group(tls.X25519))},
+		{"nothing changed", AlertIllegalParameter, false, retry(func(m *serverHello) {
+			m.extensions = dropExtension(m.extensions, extKeyShare)
+		})},
+		{"unknown extension", AlertUnsupportedExtension, false, retry(more(extension{0x7a7b, nil}))},
+		{"misplaced extension", AlertIllegalParameter, false, retry(more(extension{extServerName, nil}))},
+		{"repeated extension", AlertIllegalParameter, false, retry(more(cookie, cookie))},
+		{"cookie empty", AlertDecodeError, false, retry(more(extension{extCookie, []byte{0, 0}}))},
+		{"cookie without length", AlertDecodeError, false, retry(more(extension{extCookie, nil}))},
+		{"share instead of a group", AlertDecodeError, false, retry(func(m *serverHello) {
+			m.extensions[1].body = keyShareBody(keyShare{tls.CurveP384, []byte{1}})
+		})},
+		{"without supported_versions", AlertProtocolVersion, false, retry(func(m *serverHello) {
+			m.extensions = dropExtension(m.extensions, extSupportedVersions)
+		})},
+		{"suite not offered", AlertIllegalParameter, false, retry(func(m *serverHello) { m.suite = 0x1304 })},
+		{"session id not echoed", AlertIllegalParameter, false, retry(func(m *serverHello) { m.sessionID = nil })},
+		{"a second one", AlertUnexpectedMessage, false, func(p *puppet) {
+			p.retry(tls.CurveP384, nil)
+			p.retry(tls.CurveP521, nil)
+		}},
+		{"suite differs in ServerHello", AlertIllegalParameter, false, func(p *puppet) {
+			p.retry(tls.CurveP384, nil)
+			p.group = groupByID(tls.CurveP384)
+			p.serverHello(func(m *serverHello) { m.suite = tls.TLS_AES_256_GCM_SHA384 })
+		}},
+		{"version differs in ServerHello", AlertIllegalParameter, false, func(p *puppet) {
+			p.retry(tls.CurveP384, nil)
+			p.group = groupByID(tls.CurveP384)
+			p.serverHello(func(m *serverHello) { m.extensions[0].body = uint16Body(0x0305) })
+		}},
+		{"group differs in ServerHello", AlertIllegalParameter, false, func(p *puppet) {
+			p.retry(tls.CurveP384, nil)
+			p.group = groupByID(tls.CurveP384)
+			p.serverHello(func(m *serverHello) {
+				m.extensions[1].body = keyShareBody(keyShare{tls.X25519, make([]byte, 32)})
+			})
+		}},
+		{"a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
+			raw := must(encode(p.newServerHello(retryRandom, extension{extKeyShare, uint16Body(uint16(tls.CurveP384))})))
+			p.plain(record.Handshake, append(raw, raw...))
+		}},
+		{"transcript with message_hash", 0, true, func(p *puppet) {
+			p.retry(tls.CurveP384, more(cookie))
+			body, _ := findExtension(p.hello.extensions, extCookie)
+			if !bytes.Equal(body, cookie.body) {
+				p.t.Error("cookie not echoed")
+			}
+			o := must(parseOffer(p.hello.extensions, 0))
+			if len(o.shares) != 1 || o.shares[0].group != tls.CurveP384 {
+				p.t.Errorf("second ClientHello has %d shares", len(o.shares))
+			}
+			p.group = groupByID(tls.CurveP384)
+			p.connect()
+		}},
+		{"only a cookie", 0, true, func(p *puppet) {
+			p.retry(0, func(m *serverHello) {
+				m.extensions = append(dropExtension(m.extensions, extKeyShare), cookie)
+			})
+			p.connect()
+		}},
+	}, puppetServer)
+}
+
+// errVersion is what a caller looks at before it tries crypto/tls instead.
+func TestErrVersion(t *testing.T) {
+	old := puppetServer(t, true)
+	old.serverHello(func(m *serverHello) { m.extensions = nil })
+	old.feed()
+	if !errors.Is(old.err, ErrVersion) {
+		t.Errorf("ServerHello of TLS 1.2: %v doesn't match ErrVersion", old.err)
+	}
+	alert := puppetServer(t, true)
+	alert.plain(record.Alert, []byte{levelFatal, byte(AlertProtocolVersion)})
+	alert.feed()
+	if !errors.Is(alert.err, ErrVersion) {
+		t.Errorf("alert protocol_version: %v doesn't match ErrVersion", alert.err)
+	}
+	other := puppetServer(t, true)
+	other.plain(record.Alert, []byte{levelFatal, byte(AlertHandshakeFailure)})
+	other.feed()
+	if other.err == nil || errors.Is(other.err, ErrVersion) {
+		t.Errorf("alert handshake_failure: %v matches ErrVersion", other.err)
+	}
+	if _, ok := errors.AsType[*AlertError](other.err); !ok {
+		t.Errorf("%T is no *AlertError", other.err)
+	}
+}

@@ -1,0 +1,114 @@
+package tls13
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+)
+
+// The key schedule of RFC 8446, section 7.1, one type a stage: a secret can
+// only be asked for what its stage may derive.
+//
+//	PSK or 0  ──► earlySecret ──► handshakeSecret ──► masterSecret
+//	                 binder           client, server      client, server application
+//	                 client early     handshake traffic   exporter, resumption
+
+type earlySecret struct {
+	suite  *record.Suite
+	secret []byte
+}
+
+type handshakeSecret struct {
+	suite  *record.Suite
+	secret []byte
+}
+
+type masterSecret struct {
+	suite  *record.Suite
+	secret []byte
+}
+
+// An exporterSecret is what keying material is exported from (section 7.5).
+type exporterSecret struct {
+	suite  *record.Suite
+	secret []byte
+}
+
+// newEarlySecret begins the schedule. Without a PSK, psk is nil.
+func newEarlySecret(s *record.Suite, psk []byte) earlySecret {
+	if psk == nil {
+		psk = make([]byte, s.HashLen)
+	}
+	return earlySecret{s, extract(s, psk, nil)}
+}
+
+func (e earlySecret) handshake(shared []byte) handshakeSecret {
+	return handshakeSecret{e.suite, extract(e.suite, shared, derived(e.suite, e.secret))}
+}
+
+func (h handshakeSecret) clientTraffic(transcript []byte) []byte {
+	return deriveSecret(h.suite, h.secret, "c hs traffic", transcript)
+}
+
+func (h handshakeSecret) serverTraffic(transcript []byte) []byte {
+	return deriveSecret(h.suite, h.secret, "s hs traffic", transcript)
+}
+
+func (h handshakeSecret) master() masterSecret {
+	zeros := make([]byte, h.suite.HashLen)
+	return masterSecret{h.suite, extract(h.suite, zeros, derived(h.suite, h.secret))}
+}
+
+func (m masterSecret) clientTraffic(transcript []byte) []byte {
+	return deriveSecret(m.suite, m.secret, "c ap traffic", transcript)
+}
+
+func (m masterSecret) serverTraffic(transcript []byte) []byte {
+	return deriveSecret(m.suite, m.secret, "s ap traffic", transcript)
+}
+
+func (m masterSecret) exporter(transcript []byte) exporterSecret {
+	return exporterSecret{m.suite, deriveSecret(m.suite, m.secret, "exp master", transcript)}
+}
+
+// resumption takes the transcript up to the client's Finished, the others
+// that of the server's.
+func (m masterSecret) resumption(transcript []byte) []byte {
+	return deriveSecret(m.suite, m.secret, "res master", transcript)
+}
+
+func (e exporterSecret) export(label string, context []byte, length int) []byte {
+	secret := e.suite.ExpandLabel(e.secret, label, digest(e.suite, nil), e.suite.HashLen)
+	return e.suite.ExpandLabel(secret, "exporter", digest(e.suite, context), length)
+}
+
+// finishedMAC is the verify_data of a Finished, or a binder (section 4.4.4).
+func finishedMAC(s *record.Suite, base, transcript []byte) []byte {
+	mac := hmac.New(s.NewHash, s.ExpandLabel(base, "finished", nil, s.HashLen))
+	mac.Write(transcript)
+	return mac.Sum(nil)
+}
+
+func deriveSecret(s *record.Suite, secret []byte, label string, transcript []byte) []byte {
+	return s.ExpandLabel(secret, label, transcript, s.HashLen)
+}
+
+// derived is the salt that leads from one stage to the next.
+func derived(s *record.Suite, secret []byte) []byte {
+	return deriveSecret(s, secret, "derived", digest(s, nil))
+}
+
+func digest(s *record.Suite, b []byte) []byte {
+	h := s.NewHash()
+	h.Write(b)
+	return h.Sum(nil)
+}
+
+func extract(s *record.Suite, secret, salt []byte) []byte {
+	out, err := hkdf.Extract(s.NewHash, secret, salt)
+	if err != nil { // only where FIPS mode forbids the hash
+		panic("tls13: HKDF-Extract: " + err.Error())
+	}
+	return out
+}

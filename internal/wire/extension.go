@@ -1,0 +1,115 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"time"
+)
+
+// Parameters are what a side grants its peer from the start (protocol 2.3).
+// The zero value grants nothing, and is what holds before they are known.
+type Parameters struct {
+	StreamCredit  uint64        // bytes on each new stream
+	SessionCredit uint64        // bytes on all streams together
+	StreamLimit   uint64        // streams that the peer may open
+	IdleTimeout   time.Duration // silence after which the session is forgotten; 0: never
+}
+
+const (
+	idStreamCredit  = 1
+	idSessionCredit = 2
+	idStreamLimit   = 3
+	idIdleTimeout   = 4
+)
+
+// AppendOffer appends the extension's body in a ClientHello.
+func AppendOffer(b []byte) []byte { return append(b, 1, Version) }
+
+// ParseOffer reads the extension's body in a ClientHello, and tells whether
+// the client speaks this version.
+func ParseOffer(b []byte) (ours bool, err error) {
+	if len(b) < 2 || int(b[0]) != len(b)-1 {
+		return false, &Error{"2.1", "an Offer whose list of versions is empty or has another length"}
+	}
+	return bytes.IndexByte(b[1:], Version) >= 0, nil
+}
+
+// AppendAnswer appends the extension's body in EncryptedExtensions.
+func AppendAnswer(b []byte, p *Parameters) []byte {
+	return appendParameters(append(b, Version), p)
+}
+
+// ParseAnswer reads the extension's body in EncryptedExtensions.
+func ParseAnswer(b []byte) (Parameters, error) {
+	var p Parameters
+	if len(b) == 0 || b[0] != Version {
+		return p, &Error{"2.2", "an Answer with a version that wasn't offered"}
+	}
+	err := p.parse(b[1:])
+	return p, err
+}
+
+// appendParameters appends the parameters that are not 0.
+func appendParameters(b []byte, p *Parameters) []byte {
+	b = appendParameter(b, idStreamCredit, p.StreamCredit)
+	b = appendParameter(b, idSessionCredit, p.SessionCredit)
+	b = appendParameter(b, idStreamLimit, p.StreamLimit)
+	return appendParameter(b, idIdleTimeout, milliseconds(p.IdleTimeout))
+}
+
+func appendParameter(b []byte, id, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = append(b, byte(id), byte(VarintLen(v)))
+	return AppendVarint(b, v)
+}
+
+func (p *Parameters) parse(b []byte) error {
+	*p = Parameters{}
+	var seen uint8 // bit set of ids
+	r := reader{b: b}
+	for len(r.b) > 0 {
+		id, value := r.varint(), reader{b: r.prefixed()}
+		if r.short {
+			return &Error{"2.3", "parameters that end too early"}
+		}
+		if id == 0 || id > idIdleTimeout { // unknown
+			continue
+		}
+		if seen&(1<<id) != 0 {
+			return &Error{"2.3", fmt.Sprintf("parameter %d twice", id)}
+		}
+		seen |= 1 << id
+		switch id {
+		case idStreamCredit:
+			p.StreamCredit = value.varint()
+		case idSessionCredit:
+			p.SessionCredit = value.varint()
+		case idStreamLimit:
+			p.StreamLimit = value.varint()
+		case idIdleTimeout:
+			p.IdleTimeout = duration(value.varint())
+		}
+		if value.short || len(value.b) > 0 {
+			return &Error{"2.3", fmt.Sprintf("parameter %d that isn't one varint", id)}
+		}
+	}
+	return nil
+}
+
+const maxMilliseconds = math.MaxInt64 / uint64(time.Millisecond)
+
+// milliseconds rounds up, since 0 means never.
+func milliseconds(d time.Duration) uint64 {
+	if d <= 0 {
+		return 0
+	}
+	return min((uint64(d)+uint64(time.Millisecond)-1)/uint64(time.Millisecond), maxMilliseconds)
+}
+
+// duration is exact up to the 292 years that a time.Duration holds.
+func duration(ms uint64) time.Duration {
+	return time.Duration(min(ms, maxMilliseconds)) * time.Millisecond
+}

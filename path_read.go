@@ -1,0 +1,460 @@
+package tcpls
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/osnet"
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// How bytes arrive, all on the path's read goroutine, which never waits for a
+// writer or for the application:
+//
+//  1. read      a large piece, by one system call
+//  2. find      the context of each record: the announced one first (protocol 4.4)
+//  3. open      out of the piece into the buffer of the record's stream
+//  4. dispatch  the frames behind the stream bytes
+//  5. settle    once for a piece: wake the stream's reader, note what is to be
+//               acknowledged, say what is due
+
+// reading is the receiving side of a path. It belongs to the read goroutine.
+type reading struct {
+	own      record.Context
+	control  record.Context
+	attached map[uint32]*attachment
+	recent   attachment // head of a ring, most recent first
+	next     *attachment
+	nextCtl  bool // the announced context is the control context
+	touched  *Stream
+	buf      *[]byte
+	from     *bufPool
+	have     int // unprocessed bytes at the front of buf
+	frame    wire.Frame
+	epoch    uint64 // of the path's own context
+	ctlEpoch uint64
+	budget   budget
+	now      time.Time // of the last read
+	closed   bool      // the peer sent close_notify
+	keyed    bool      // the client's PARAMETERS have arrived
+}
+
+// An attachment says that records of a stream may come on this path.
+type attachment struct {
+	stream     *Stream
+	prev, more *attachment
+}
+
+func (r *reading) init(keys *record.Keys, own uint32) {
+	r.own.Init(keys, own)
+	r.control.Init(keys, wire.Control)
+	r.attached = make(map[uint32]*attachment)
+	r.recent.prev, r.recent.more = &r.recent, &r.recent
+}
+
+func (r *reading) attach(s *Stream) *attachment {
+	a := r.attached[s.id]
+	if a == nil {
+		a = &attachment{stream: s}
+		r.attached[s.id] = a
+		r.push(a)
+	}
+	return a
+}
+
+func (r *reading) push(a *attachment) {
+	a.prev, a.more = &r.recent, r.recent.more
+	a.prev.more, a.more.prev = a, a
+}
+
+func (r *reading) unlink(a *attachment) {
+	a.prev.more, a.more.prev = a.more, a.prev
+}
+
+// use makes a the most recent one.
+func (r *reading) use(a *attachment) {
+	if r.recent.more != a {
+		r.unlink(a)
+		r.push(a)
+	}
+	r.next, r.nextCtl = a, false
+}
+
+// detach forgets a stream from which nothing more can come.
+func (r *reading) detach(s *Stream) {
+	a := r.attached[s.id]
+	if a == nil {
+		return
+	}
+	delete(r.attached, s.id)
+	r.unlink(a)
+	if r.next == a {
+		r.next = nil
+	}
+}
+
+func (r *reading) scratch() []byte { return (*r.buf)[len(*r.buf)-scratchLen:] }
+
+// readLoop runs until the path ends. early holds the bytes that came with the
+// end of the handshake.
+func (p *path) readLoop(early []byte) {
+	defer p.sess.pathDone()
+	r := &p.in
+	r.from = smallReads
+	if len(early) > maxRecord {
+		r.from = readBuffers
+	}
+	r.buf = r.from.get()
+	r.have = copy(*r.buf, early)
+	err := p.process()
+	for err == nil {
+		if err = p.fill(); err == nil {
+			err = p.process()
+		}
+	}
+	if r.buf != nil {
+		r.from.put(r.buf)
+		r.buf = nil
+	}
+	p.readFailed(err)
+}
+
+// fill reads what is there behind the unprocessed bytes. While it waits, it
+// holds no buffer larger than one record needs, and none if there is nothing
+// to keep.
+func (p *path) fill() error {
+	r := &p.in
+	if p.io == nil {
+		p.resize(readBuffers)
+		n, err := p.conn.Read((*r.buf)[r.have : len(*r.buf)-scratchLen])
+		r.have += n
+		if n > 0 {
+			return nil
+		}
+		return err
+	}
+	for {
+		if r.buf == nil {
+			r.buf = r.from.get()
+		}
+		room := (*r.buf)[r.have : len(*r.buf)-scratchLen]
+		n, err := p.io.TryRead(room)
+		if err == nil {
+			r.have += n
+			if n == len(room) && r.from == smallReads {
+				// More is waiting: the rest with the next call.
+				p.resize(readBuffers)
+			}
+			return nil
+		}
+		if err != osnet.ErrWouldBlock {
+			return err
+		}
+		p.resize(smallReads)
+		if r.have == 0 {
+			r.from.put(r.buf)
+			r.buf = nil
+		}
+		if err := p.io.WaitReadable(); err != nil {
+			return err
+		}
+	}
+}
+
+// resize moves the unprocessed bytes to a buffer of another size. They are
+// less than a record, so that they fit in either.
+func (p *path) resize(to *bufPool) {
+	r := &p.in
+	if r.from == to {
+		return
+	}
+	if r.have > to.size-scratchLen {
+		return
+	}
+	buf := to.get()
+	copy(*buf, (*r.buf)[:r.have])
+	r.from.put(r.buf)
+	r.buf, r.from = buf, to
+}
+
+// process takes all complete records out of the buffer.
+func (p *path) process() error {
+	r := &p.in
+	r.now = time.Now()
+	p.sess.lastReceived.Store(r.now.UnixNano())
+	b := (*r.buf)[:r.have]
+	for len(b) >= record.HeaderLen {
+		h := record.ParseHeader(b)
+		if h.Type != record.ApplicationData {
+			return &protocolError{alert: alertUnexpectedMessage, err: fmt.Errorf("record of type %d in the clear", h.Type)}
+		}
+		if h.Len > record.MaxCiphertext {
+			return &protocolError{alert: alertRecordOverflow, err: record.ErrOverflow}
+		}
+		n := record.HeaderLen + h.Len
+		if len(b) < n {
+			break
+		}
+		if err := p.receive(b[:n:n]); err != nil {
+			p.settle()
+			return err
+		}
+		b = b[n:]
+	}
+	r.have = copy(*r.buf, b)
+	p.settle()
+	return nil
+}
+
+// receive finds the context of one record, opens it and acts on it.
+func (p *path) receive(rec []byte) error {
+	p.sess.counters.recordsReceived.Add(1)
+	r := &p.in
+	if r.nextCtl {
+		if done, err := p.tryControl(rec); done {
+			return err
+		}
+	}
+	tried := r.next
+	if tried != nil {
+		if done, err := p.tryStream(tried, rec); done {
+			return err
+		}
+	}
+	if done, err := p.tryOwn(rec); done {
+		return err
+	}
+	if !r.nextCtl {
+		if done, err := p.tryControl(rec); done {
+			return err
+		}
+	}
+	for a := r.recent.more; a != &r.recent; a = a.more {
+		if a == tried {
+			continue
+		}
+		if done, err := p.tryStream(a, rec); done {
+			return err
+		}
+	}
+	return &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
+}
+
+// tryOwn opens a record of the path's own context; done tells that it was one.
+func (p *path) tryOwn(rec []byte) (done bool, err error) {
+	content, t, err := p.in.own.Open(p.in.scratch(), rec)
+	if err == record.ErrAuth {
+		return false, nil
+	}
+	if err != nil {
+		return true, openError(err)
+	}
+	return true, p.ownRecord(content, t)
+}
+
+func (p *path) tryControl(rec []byte) (done bool, err error) {
+	r := &p.in
+	content, t, err := r.control.Open(r.scratch(), rec)
+	if err == record.ErrAuth {
+		return false, nil
+	}
+	if err != nil {
+		return true, openError(err)
+	}
+	r.next, r.nextCtl = nil, true
+	if t != wire.TypeFrames {
+		return true, violation(wire.CodeProtocol, "record of type %d in the control context", t)
+	}
+	bytes, frames, err := wire.SplitTrailer(content)
+	if err != nil {
+		return true, err
+	}
+	if len(bytes) > 0 {
+		return true, violation(wire.CodeProtocol, "stream bytes in the control context")
+	}
+	if !r.budget.spend(p) {
+		return true, errBudget
+	}
+	return true, p.sess.controlRecord(p, frames, r.control.Seq())
+}
+
+// tryStream opens a record of a stream straight into the stream's buffer.
+func (p *path) tryStream(a *attachment, rec []byte) (done bool, err error) {
+	r, s := &p.in, a.stream
+	content, t, err := s.open(rec, r.scratch())
+	if err == record.ErrAuth {
+		return false, nil
+	}
+	if err != nil {
+		return true, openError(err)
+	}
+	r.use(a)
+	if r.touched != s {
+		p.settleStream()
+		r.touched = s
+	}
+	var frames []byte
+	switch t {
+	case record.ApplicationData:
+	case wire.TypeFrames:
+		if content, frames, err = wire.SplitTrailer(content); err != nil {
+			return true, err
+		}
+	default:
+		return true, violation(wire.CodeProtocol, "record of type %d in a stream's context", t)
+	}
+	if len(content) == 0 && !r.budget.spend(p) {
+		return true, errBudget
+	}
+	r.budget.earn(len(content))
+	if err := s.arrived(len(content)); err != nil {
+		return true, err
+	}
+	return true, p.streamFrames(s, frames)
+}
+
+// streamFrames acts on the frames of a stream's record.
+func (p *path) streamFrames(s *Stream, frames []byte) (err error) {
+	f := &p.in.frame
+	for len(frames) > 0 {
+		if frames, err = f.Parse(frames, wire.OnStream); err != nil {
+			return err
+		}
+		switch f.Kind {
+		case wire.Fin:
+			s.arrivedFin()
+			p.in.detach(s)
+		case wire.KeyUpdate:
+			if err := p.sess.receiveEpoch(&s.openCtx, &s.openEpoch, f.Epoch); err != nil {
+				return err
+			}
+			s.ackSoon = true
+		}
+	}
+	return nil
+}
+
+// ownRecord acts on a record of the path's own context.
+func (p *path) ownRecord(content []byte, t record.Type) error {
+	if !p.in.budget.spend(p) {
+		return errBudget
+	}
+	switch t {
+	case wire.TypeFrames:
+		bytes, frames, err := wire.SplitTrailer(content)
+		if err != nil {
+			return err
+		}
+		if len(bytes) > 0 {
+			return violation(wire.CodeProtocol, "stream bytes in a path's context")
+		}
+		for len(frames) > 0 {
+			f := &p.in.frame
+			if frames, err = f.Parse(frames, wire.OnPath); err != nil {
+				return err
+			}
+			if err := p.ownFrame(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	case record.Alert:
+		return p.alert(content)
+	case record.Handshake:
+		if err := p.sess.engine.PostHandshake(content); err != nil {
+			return engineError(err)
+		}
+		return nil
+	}
+	return violation(wire.CodeProtocol, "record of type %d in a path's context", t)
+}
+
+// ownFrame acts on a frame of the path's own context (protocol 5).
+func (p *path) ownFrame(f *wire.Frame) error {
+	r, s := &p.in, p.sess
+	switch f.Kind {
+	case wire.Next, wire.Attach:
+		if f.Context == wire.Control {
+			r.next, r.nextCtl = nil, true
+			return nil
+		}
+		if f.Kind == wire.Attach {
+			return p.attachFrame(f)
+		}
+		// A hint for a context that isn't attached costs a try (protocol 4.4).
+		if a := r.attached[f.Context]; a != nil {
+			r.next, r.nextCtl = a, false
+		}
+	case wire.Ack:
+		return s.ackFrame(f)
+	case wire.SessionCredit:
+		s.gate.allow(f.Credit)
+	case wire.StreamLimit:
+		s.allowStreams(f.Streams)
+	case wire.Ping:
+		s.words.answerPing(f.Data)
+	case wire.Pong:
+		s.pong(f.Data)
+	case wire.KeyUpdate:
+		return s.receiveEpoch(&r.own, &r.epoch, f.Epoch)
+	}
+	return nil
+}
+
+func (p *path) attachFrame(f *wire.Frame) error {
+	r := &p.in
+	if !r.keyed && !p.sess.client {
+		return violation(wire.CodeProtocol, "ATTACH before PARAMETERS (protocol 2.4)")
+	}
+	s, err := p.sess.peerStream(f.Context, f.Epoch)
+	if err != nil || s == nil {
+		return err
+	}
+	if s.openCtx.Seq() != f.Seq || s.openEpoch != f.Epoch {
+		return violation(wire.CodeStreamState, "ATTACH of stream %d at record %d of epoch %d, expected %d of %d",
+			f.Context, f.Seq, f.Epoch, s.openCtx.Seq(), s.openEpoch)
+	}
+	if !s.recvOpen() {
+		return nil
+	}
+	r.next, r.nextCtl = r.attach(s), false
+	return nil
+}
+
+// alert acts on a TLS alert (RFC 8446, section 6).
+func (p *path) alert(content []byte) error {
+	if len(content) != 2 {
+		return &protocolError{alert: alertDecodeError, err: errors.New("alert that isn't two bytes long")}
+	}
+	switch content[1] {
+	case alertCloseNotify:
+		p.in.closed = true
+		return io.EOF
+	case alertUserCanceled:
+		return nil
+	}
+	return remoteAlert(content[1])
+}
+
+// settleStream passes on what the records of one stream have brought.
+func (p *path) settleStream() {
+	if s := p.in.touched; s != nil {
+		p.in.touched = nil
+		s.settleReceived()
+	}
+}
+
+// settle ends the work on one piece of input.
+func (p *path) settle() {
+	p.settleStream()
+	s := p.sess
+	if s.words.due.Load() || s.control.due.Load() {
+		p.kick()
+	}
+	if s.keys.wanted.Load() {
+		s.updateKeysIfDue() // acknowledgements may have ended the last update
+	}
+}

@@ -1,0 +1,217 @@
+package tcpls
+
+import (
+	"container/heap"
+	"sync"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+)
+
+// A sendGate admits the Writes of a session's streams to its path, in the
+// order of their priority, while three things allow it: the peer's credit for
+// the session, the memory for what isn't acknowledged, and room in the path's
+// output. Its lock is a leaf.
+type sendGate struct {
+	mu      sync.Mutex
+	credit  uint64 // of the peer, for the session
+	used    uint64
+	limit   int // Config.SendBuffer
+	kept    int // bytes of records that aren't acknowledged
+	ticket  uint64
+	waiting turns
+	path    *path
+}
+
+// A turn is a stream's place at the gate.
+type turn struct {
+	stream      *Stream
+	index       int // in waiting, -1 if not there
+	urgency     int8
+	incremental bool
+	ticket      uint64 // order among incremental turns
+}
+
+type turns []*turn
+
+func (w turns) Len() int { return len(w) }
+
+func (w turns) Less(i, j int) bool {
+	a, b := w[i], w[j]
+	switch {
+	case a.urgency != b.urgency:
+		return a.urgency < b.urgency
+	case a.incremental != b.incremental:
+		return !a.incremental
+	case a.incremental:
+		return a.ticket < b.ticket
+	}
+	return a.stream.id < b.stream.id
+}
+
+func (w turns) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].index, w[j].index = i, j
+}
+
+func (w *turns) Push(x any) {
+	t := x.(*turn)
+	t.index = len(*w)
+	*w = append(*w, t)
+}
+
+func (w *turns) Pop() any {
+	old := *w
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*w = old[:len(old)-1]
+	t.index = -1
+	return t
+}
+
+// sealedSize is how many bytes the records of n stream bytes take.
+func sealedSize(n int) int {
+	return n + (n+record.MaxPlaintext-1)/record.MaxPlaintext*record.Overhead
+}
+
+// room is how many stream bytes may be sealed now, of n wanted.
+func (g *sendGate) room(n int) int {
+	if g.path.unsent.Load() >= maxUnsent {
+		return 0
+	}
+	n = int(min(uint64(n), g.credit-g.used))
+	memory := g.limit - g.kept
+	if memory < sealedSize(min(n, record.MaxPlaintext)) {
+		return 0
+	}
+	if sealedSize(n) > memory {
+		n = memory / (record.MaxPlaintext + record.Overhead) * record.MaxPlaintext
+	}
+	return n
+}
+
+// enter takes room for up to n bytes and returns how many, or 0 after which
+// the stream waits: its condition is signalled when it may try again. It must
+// leave when it gives up. The caller holds the stream's sendMu, and wakes next
+// when it no longer does.
+func (g *sendGate) enter(t *turn, n int) (got int, next *turn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	first := t.index == 0 || len(g.waiting) == 0
+	if t.index < 0 && len(g.waiting) > 0 {
+		g.push(t)
+		first = t.index == 0 // more urgent than who waits
+	}
+	if first {
+		got = g.room(n)
+	}
+	if got == 0 {
+		if t.index < 0 {
+			g.push(t)
+		}
+		return 0, nil
+	}
+	if t.index >= 0 {
+		heap.Remove(&g.waiting, t.index)
+	}
+	g.used += uint64(got)
+	g.kept += sealedSize(got)
+	return got, g.first()
+}
+
+func (g *sendGate) push(t *turn) {
+	g.ticket++
+	t.ticket = g.ticket
+	heap.Push(&g.waiting, t)
+}
+
+// first is who may go next, if there is room for it. The caller holds mu.
+func (g *sendGate) first() *turn {
+	if len(g.waiting) == 0 || g.room(1) == 0 {
+		return nil
+	}
+	return g.waiting[0]
+}
+
+// wake lets the stream try. The caller holds neither the gate's lock nor any
+// stream's.
+func (t *turn) wake() {
+	if t == nil {
+		return
+	}
+	t.stream.sendMu.Lock()
+	defer t.stream.sendMu.Unlock()
+	t.stream.sendCond.Broadcast()
+}
+
+// leave gives up a place in the queue. The caller wakes next when it holds no
+// stream's lock.
+func (g *sendGate) leave(t *turn) (next *turn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.index < 0 {
+		return nil
+	}
+	heap.Remove(&g.waiting, t.index)
+	return g.first()
+}
+
+// wake lets the first one try, if there may be room.
+func (g *sendGate) wake() {
+	g.mu.Lock()
+	next := g.first()
+	g.mu.Unlock()
+	next.wake()
+}
+
+// allow raises the session's credit.
+func (g *sendGate) allow(credit uint64) {
+	g.mu.Lock()
+	g.credit = max(g.credit, credit)
+	next := g.first()
+	g.mu.Unlock()
+	next.wake()
+}
+
+// keep counts a record that no turn has counted.
+func (g *sendGate) keep(n int) {
+	g.mu.Lock()
+	g.kept += n
+	g.mu.Unlock()
+}
+
+// release gives back the memory of acknowledged records.
+func (g *sendGate) release(n int) {
+	if n == 0 {
+		return
+	}
+	g.mu.Lock()
+	g.kept -= n
+	next := g.first()
+	g.mu.Unlock()
+	next.wake()
+}
+
+// sent is how many stream bytes were admitted.
+func (g *sendGate) sent() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used
+}
+
+// unacknowledged is how many bytes are kept.
+func (g *sendGate) unacknowledged() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.kept
+}
+
+func (g *sendGate) setPriority(t *turn, urgency int8, incremental bool) {
+	g.mu.Lock()
+	t.urgency, t.incremental = urgency, incremental
+	if t.index >= 0 {
+		heap.Fix(&g.waiting, t.index)
+	}
+	next := g.first()
+	g.mu.Unlock()
+	next.wake()
+}

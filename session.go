@@ -1,0 +1,246 @@
+package tcpls
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/tls13"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// A Session is an association with one peer: streams in both directions over
+// one authenticated, encrypted path. Its methods may be called from many
+// goroutines at once.
+//
+// It runs one goroutine, the path's reader, another one while the path's
+// socket is full, and timers; all end with it.
+//
+// Locks, from the outside in; whoever holds one takes only later ones:
+//
+//	Session.mu      the table of streams and the session's life
+//	Stream.sendMu   one stream's sending side
+//	path.outMu      the order of records on the path
+//	leaves          Stream.recvMu, sendGate.mu, words.mu, control.mu, kept.mu, winMu
+//
+// None is held across a system call, a wait but for its own condition, the
+// application's code or a log line.
+type Session struct {
+	cfg     *Config
+	client  bool
+	log     *slog.Logger
+	state   ConnectionState
+	engine  *tls13.Conn
+	peer    wire.Parameters // what the peer allows at first; guarded by mu
+	keys    keyring
+	path    *path
+	gate    sendGate
+	words   words
+	control control
+
+	plain    *Stream // the only stream to a peer that doesn't speak TCPLS
+	plainOut bool    // it was handed out; guarded by mu
+
+	mu    sync.Mutex
+	cond  sync.Cond
+	table table
+	life  life
+	ping  pinger
+
+	winMu sync.Mutex
+	win   window
+
+	draining     atomic.Bool
+	lastReceived atomic.Int64 // Unix time in ns
+	roundTrip    atomic.Int64 // ns
+	counters     counters
+}
+
+// A ConnectionState tells what was negotiated.
+type ConnectionState struct {
+	// TLS holds the facts of the handshake. Its ExportKeyingMaterial method
+	// can't be used; Session has one.
+	TLS tls.ConnectionState
+	// TCPLS tells that the peer speaks it. If not, the session has one stream.
+	TCPLS bool
+	// Fallback tells why the session is plain TLS, for a person.
+	Fallback string
+}
+
+// newSession starts the session that a handshake has opened. early holds the
+// bytes that were read behind the handshake.
+func newSession(cfg *Config, conn net.Conn, h *handshake) *Session {
+	s := &Session{
+		cfg: cfg, client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
+		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
+		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
+	}
+	s.init()
+	s.keys.init(h.send, h.receive, cfg.RekeyAfter)
+	s.path = newPath(s, conn)
+	s.gate.path, s.gate.limit, s.gate.credit = s.path, cfg.SendBuffer, h.peer.SessionCredit
+	s.control.ctx.Init(s.keys.send, wire.Control)
+	s.table.allowed, s.table.limit = h.peer.StreamLimit, uint64(cfg.MaxStreams)
+	s.roundTrip.Store(int64(h.roundTrip))
+	s.words.start(s.path.kick)
+	if s.client {
+		s.control.params = cfg.parameters()
+		s.control.due.Store(true)
+		s.path.in.keyed = true
+	}
+	s.startTimer()
+	go s.path.readLoop(h.early)
+	if s.client {
+		s.path.kick()
+	}
+	return s
+}
+
+func (s *Session) init() {
+	s.cond.L = &s.mu
+	s.table.streams = make(map[uint32]*Stream)
+	s.life.done = make(chan struct{})
+}
+
+// parameters is what a session tells its peer (protocol 2.3).
+func (c *Config) parameters() *wire.Parameters {
+	return &wire.Parameters{
+		StreamCredit:  uint64(c.StreamRecvWindow),
+		SessionCredit: uint64(c.SessionRecvWindow),
+		StreamLimit:   uint64(c.MaxStreams),
+		IdleTimeout:   c.IdleTimeout,
+	}
+}
+
+// setPeerParameters acts on the client's PARAMETERS.
+func (s *Session) setPeerParameters(p *wire.Parameters) {
+	s.mu.Lock()
+	s.peer = *p
+	s.table.allowed = max(s.table.allowed, p.StreamLimit)
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	s.gate.allow(p.SessionCredit)
+	s.startTimer()
+}
+
+// arrived counts stream bytes against the session's credit and reports whether
+// they were allowed.
+func (s *Session) arrived(n int) bool {
+	s.counters.bytesReceived.Add(uint64(n))
+	s.winMu.Lock()
+	defer s.winMu.Unlock()
+	return s.win.receive(n)
+}
+
+// consumed counts stream bytes that were read or dropped, and reports whether
+// the peer is to get new credit.
+func (s *Session) consumed(n int) (due bool) {
+	if n == 0 {
+		return false
+	}
+	s.winMu.Lock()
+	due = s.win.consume(n, s.rtt())
+	limit := s.win.limit
+	s.winMu.Unlock()
+	if due {
+		s.words.giveSessionCredit(limit)
+	}
+	return due
+}
+
+func (s *Session) rtt() time.Duration { return time.Duration(s.roundTrip.Load()) }
+
+func (s *Session) broadcast() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cond.Broadcast()
+}
+
+// ConnectionState returns what was negotiated.
+func (s *Session) ConnectionState() ConnectionState { return s.state }
+
+// ExportKeyingMaterial derives a secret that both ends share (RFC 8446, section
+// 7.5), length bytes long.
+func (s *Session) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
+	if s.engine == nil {
+		return s.state.TLS.ExportKeyingMaterial(label, context, length)
+	}
+	return s.engine.ExportKeyingMaterial(label, context, length)
+}
+
+// LocalAddr returns the local address of the session's path.
+func (s *Session) LocalAddr() net.Addr {
+	if s.plain != nil {
+		return s.plain.plain.LocalAddr()
+	}
+	return s.path.conn.LocalAddr()
+}
+
+// RemoteAddr returns the remote address of the session's path.
+func (s *Session) RemoteAddr() net.Addr {
+	if s.plain != nil {
+		return s.plain.plain.RemoteAddr()
+	}
+	return s.path.conn.RemoteAddr()
+}
+
+// Context returns a context that ends with the session; context.Cause tells
+// why it ended.
+func (s *Session) Context() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.life
+	if l.ctx == nil {
+		l.ctx, l.cancel = context.WithCancelCause(context.Background())
+		if s.ended() {
+			l.cancel(s.cause())
+		}
+	}
+	return l.ctx
+}
+
+// counters are the session's statistics.
+type counters struct {
+	bytesReceived   atomic.Uint64
+	recordsReceived atomic.Uint64
+}
+
+// SessionStats counts what a session has done so far.
+type SessionStats struct {
+	// BytesSent and BytesReceived are bytes of streams; those sent were sealed,
+	// and may still wait for the socket.
+	BytesSent, BytesReceived uint64
+	// RecordsSent and RecordsReceived are TLS records of every sort.
+	RecordsSent, RecordsReceived uint64
+	// Unacknowledged is how many bytes of records are kept for the peer, which
+	// hasn't acknowledged them, of Config.SendBuffer.
+	Unacknowledged int
+	// Streams is how many streams are open.
+	Streams int
+	// RoundTrip is the last measured time for a message there and back.
+	RoundTrip time.Duration
+}
+
+// Stats returns the session's counters. They are zero for a peer that doesn't
+// speak TCPLS.
+func (s *Session) Stats() SessionStats {
+	if s.plain != nil {
+		return SessionStats{}
+	}
+	s.mu.Lock()
+	streams := len(s.table.streams)
+	s.mu.Unlock()
+	return SessionStats{
+		BytesSent:       s.gate.sent(),
+		BytesReceived:   s.counters.bytesReceived.Load(),
+		RecordsSent:     s.path.sealed.Load(),
+		RecordsReceived: s.counters.recordsReceived.Load(),
+		Unacknowledged:  s.gate.unacknowledged(),
+		Streams:         streams,
+		RoundTrip:       s.rtt(),
+	}
+}

@@ -1,0 +1,230 @@
+package tcpls
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// control is the sending side of the control context: what must reach the
+// peer once. Each thing to be said is a word of its stream or of the session,
+// and its record is kept until it is acknowledged, so that neither the words
+// nor the records can pile up.
+type control struct {
+	due atomic.Bool
+
+	mu       sync.Mutex
+	streams  []*Stream // with a RESET or STOP_SENDING to be said, each once
+	params   *wire.Parameters
+	request  uint64 // epoch of a KEY_REQUEST, 0: none
+	away     uint32 // last stream that we serve
+	awayDue  bool
+	close    *SessionError
+	closeDue bool
+	epochDue bool
+
+	// Guarded by the path's outMu.
+	ctx      record.Context
+	epoch    uint64
+	epochSeq uint64 // first record of epoch
+	kept     kept
+}
+
+// A controlWord is what the control context must say of a stream; guarded by
+// control.mu.
+type controlWord struct {
+	queued          bool
+	resetDue        bool
+	stopDue         bool
+	resetCode, size uint64
+	stopCode        uint64
+}
+
+// maxControl bounds the records of the control context that aren't
+// acknowledged, in bytes; further words wait.
+const maxControl = 64 << 10
+
+// maxControlRecord is how many bytes of frames one such record takes.
+const maxControlRecord = 3 << 10
+
+func (c *control) reset(s *Stream, code, size uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.control.resetDue, s.control.resetCode, s.control.size = true, code, size
+	c.enqueue(s)
+}
+
+func (c *control) stop(s *Stream, code uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.control.stopDue, s.control.stopCode = true, code
+	c.enqueue(s)
+}
+
+func (c *control) enqueue(s *Stream) {
+	if !s.control.queued {
+		s.control.queued = true
+		c.streams = append(c.streams, s)
+	}
+	c.due.Store(true)
+}
+
+// say sets words of the session.
+func (c *control) say(set func(c *control)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set(c)
+	c.due.Store(true)
+}
+
+// seal seals what is due as one record on p, whose outMu the caller holds. It
+// reports false where that must wait for acknowledgements.
+func (c *control) seal(p *path) (sealed bool, err error) {
+	if c.keptBytes() > maxControl {
+		return false, nil
+	}
+	chunk := p.reserve(maxControlRecord, false)
+	b := c.append(chunk.Next(maxControlRecord)[:record.HeaderLen], maxControlRecord-wire.TrailerLen)
+	update := false
+	c.mu.Lock()
+	if c.epochDue {
+		c.epochDue, update = false, true
+		b = wire.AppendKeyUpdate(b, c.epoch+1)
+	}
+	c.mu.Unlock()
+	if len(b) == record.HeaderLen {
+		return false, nil
+	}
+	rec, err := p.seal(chunk, &c.ctx, wire.AppendTrailer(b, record.HeaderLen), wire.TypeFrames)
+	if err != nil {
+		return false, err
+	}
+	c.kept.push(rec)
+	p.sess.gate.keep(int(rec.length))
+	if update {
+		c.epoch++
+		c.epochSeq = c.ctx.Seq()
+		c.ctx.SetKeys(p.sess.keys.send)
+	}
+	return true, nil
+}
+
+func (c *control) keptBytes() int {
+	c.kept.mu.Lock()
+	defer c.kept.mu.Unlock()
+	return c.kept.bytes
+}
+
+// append appends the frames that are due, up to the length limit.
+func (c *control) append(b []byte, limit int) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.params != nil {
+		b = wire.AppendParameters(b, c.params)
+		c.params = nil
+	}
+	if c.request != 0 {
+		b = wire.AppendKeyRequest(b, c.request)
+		c.request = 0
+	}
+	if c.awayDue {
+		b = wire.AppendGoingAway(b, c.away)
+		c.awayDue = false
+	}
+	said := 0
+	for _, s := range c.streams {
+		if len(b) > limit-4*wire.MaxFrameLen-wire.MaxReason {
+			break
+		}
+		if s.control.resetDue {
+			b = wire.AppendReset(b, s.id, s.control.resetCode, s.control.size)
+		}
+		if s.control.stopDue {
+			b = wire.AppendStopSending(b, s.id, s.control.stopCode)
+		}
+		s.control.queued, s.control.resetDue, s.control.stopDue = false, false, false
+		said++
+	}
+	c.streams = append(c.streams[:0], c.streams[said:]...)
+	clear(c.streams[len(c.streams):cap(c.streams)])
+	if c.closeDue && len(c.streams) == 0 {
+		class := wire.Protocol
+		if c.close.Application {
+			class = wire.Application
+		}
+		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
+		c.closeDue = false
+	}
+	c.due.Store(len(c.streams) > 0)
+	return b
+}
+
+// controlRecord acts on the frames of a record of the control context; seq is
+// the number of the next one.
+func (s *Session) controlRecord(p *path, frames []byte, seq uint64) (err error) {
+	r := &p.in
+	first := !r.keyed
+	f := &r.frame
+	for len(frames) > 0 {
+		if frames, err = f.Parse(frames, wire.OnControl); err != nil {
+			return err
+		}
+		if err := s.controlFrame(p, f, first); err != nil {
+			return err
+		}
+		first = false
+	}
+	if !r.keyed {
+		if !s.client {
+			return violation(wire.CodeProtocol, "the first control record is without PARAMETERS (protocol 2.4)")
+		}
+		r.keyed = true
+	}
+	s.words.acknowledgeControl(seq)
+	return nil
+}
+
+func (s *Session) controlFrame(p *path, f *wire.Frame, first bool) error {
+	if f.Kind == wire.Params {
+		if s.client || !first {
+			return violation(wire.CodeProtocol, "PARAMETERS out of place (protocol 5.10)")
+		}
+		p.in.keyed = true
+		s.setPeerParameters(&f.Params)
+		return nil
+	}
+	if !s.client && !p.in.keyed {
+		return violation(wire.CodeProtocol, "%v before PARAMETERS (protocol 2.4)", f.Kind)
+	}
+	switch f.Kind {
+	case wire.Reset:
+		st, err := s.existing(f.Context)
+		if err != nil || st == nil {
+			return err
+		}
+		p.in.detach(st)
+		return st.arrivedReset(f.Code, f.Size)
+	case wire.StopSending:
+		st, err := s.existing(f.Context)
+		if err != nil || st == nil {
+			return err
+		}
+		// The peer waits for our RESET even if everything was sent.
+		st.abort(&StreamError{StreamID: st.id, Code: f.Code, Remote: true}, f.Code)
+	case wire.KeyRequest:
+		return s.keyRequested(f.Epoch)
+	case wire.GoingAway:
+		s.peerGoingAway(f.Context)
+	case wire.Close:
+		p.settleStream() // acknowledged with CLOSE, before our close_notify
+		s.words.acknowledgeControl(p.in.control.Seq())
+		s.peerClosed(&SessionError{
+			Code: f.Code, Application: f.Class == wire.Application, Remote: true, Reason: string(f.Reason),
+		})
+	case wire.KeyUpdate:
+		return s.receiveEpoch(&p.in.control, &p.in.ctlEpoch, f.Epoch)
+	}
+	return nil
+}

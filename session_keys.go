@@ -1,0 +1,237 @@
+package tcpls
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// keyring holds the session's keys, one in each direction for all contexts,
+// and moves them from epoch to epoch (protocol 3.5).
+type keyring struct {
+	// Sending. Written under the session's mu and the path's outMu, so that
+	// either is enough to read.
+	send      *record.Keys
+	sendEpoch uint64
+	limit     uint64      // records after which the next epoch is due
+	wanted    atomic.Bool // by the peer, the application, or the limit
+
+	// Receiving; of the path's read goroutine, but for heard.
+	receive, previous *record.Keys
+	receiveEpoch      uint64
+	heard             atomic.Uint64 // receiveEpoch, for everybody
+}
+
+// rekeyAfter is how many records one epoch takes at most: a fifth of what
+// AES-GCM may protect, some 70 GB of full records.
+const rekeyAfter = 1 << 22
+
+func (k *keyring) init(send, receive *record.Keys, limit int) {
+	k.send, k.receive, k.limit = send, receive, uint64(limit)
+}
+
+// keysFor returns the receiving keys of an epoch, nil if they aren't alive.
+func (k *keyring) keysFor(epoch uint64) *record.Keys {
+	switch epoch {
+	case k.receiveEpoch:
+		return k.receive
+	case k.receiveEpoch - 1:
+		return k.previous
+	}
+	return nil
+}
+
+// receiveEpoch moves a context of ours to the epoch that the peer has
+// announced in it. The first context to move there brings the keys.
+func (s *Session) receiveEpoch(ctx *record.Context, epoch *uint64, to uint64) error {
+	k := &s.keys
+	if to != *epoch+1 {
+		return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d in a context of epoch %d", to, *epoch)
+	}
+	if to > k.receiveEpoch {
+		if s.path.in.lags(k.receiveEpoch) {
+			return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d before all contexts have left epoch %d", to, k.receiveEpoch-1)
+		}
+		next, err := k.receive.Next()
+		if err != nil {
+			return err
+		}
+		k.previous, k.receive = k.receive, next
+		k.receiveEpoch++
+		k.heard.Store(k.receiveEpoch)
+		s.log.Debug("peer changed its keys", "epoch", to)
+	}
+	ctx.SetKeys(k.receive)
+	*epoch = to
+	return nil
+}
+
+// lags reports whether some context hasn't reached an epoch.
+func (r *reading) lags(epoch uint64) bool {
+	if r.epoch < epoch || r.ctlEpoch < epoch {
+		return true
+	}
+	for _, a := range r.attached {
+		if a.stream.openEpoch < epoch {
+			return true
+		}
+	}
+	return false
+}
+
+// keyRequested acts on KEY_REQUEST (protocol 5.13).
+func (s *Session) keyRequested(epoch uint64) error {
+	s.mu.Lock()
+	current := s.keys.sendEpoch
+	s.mu.Unlock()
+	if epoch > current+1 {
+		return violation(wire.CodeKeyUpdate, "KEY_REQUEST for epoch %d at epoch %d", epoch, current)
+	}
+	if epoch == current+1 {
+		s.keys.wanted.Store(true)
+		s.updateKeysIfDue()
+	}
+	return nil
+}
+
+// updateKeysIfDue begins the next sending epoch if it is due and the one
+// before has ended. The caller holds no lock.
+func (s *Session) updateKeysIfDue() {
+	s.mu.Lock()
+	if !s.keys.wanted.Load() || s.ended() || !s.epochSettled() {
+		s.mu.Unlock()
+		return
+	}
+	streams, err := s.beginEpoch()
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if err != nil {
+		s.end(err)
+		return
+	}
+	for _, st := range streams {
+		st.sendMu.Lock()
+		st.epochDue = true
+		st.settleSending()
+		st.sendMu.Unlock()
+	}
+	s.control.say(func(c *control) { c.epochDue = true })
+	s.path.kick()
+}
+
+// epochSettled reports whether the peer has acknowledged every record of older
+// epochs than the current one. The caller holds mu.
+func (s *Session) epochSettled() bool {
+	p := s.path
+	p.outMu.Lock()
+	epoch := s.keys.sendEpoch
+	// A RESET that is still to be said takes its stream out of the update.
+	settled := s.control.epoch == epoch && !s.control.due.Load() && s.control.kept.ackedFrom(s.control.epochSeq)
+	p.outMu.Unlock()
+	if !settled {
+		return false
+	}
+	for _, st := range s.table.streams {
+		if !st.epochSettled(epoch) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Stream) epochSettled(epoch uint64) bool {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sealing || s.epochDue {
+		return false
+	}
+	return s.kept.ackedFrom(s.epochSeq) && (s.epoch == epoch || s.kept.empty() && (s.finSent || s.reset))
+}
+
+// ackedFrom reports whether all records below seq are acknowledged.
+func (k *kept) ackedFrom(seq uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.acked >= seq
+}
+
+// beginEpoch moves the path's own context to the next keys, and returns the
+// streams that have to follow. The caller holds mu.
+func (s *Session) beginEpoch() ([]*Stream, error) {
+	p := s.path
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	if p.ended || p.endDue {
+		return nil, nil
+	}
+	next, err := s.keys.send.Next()
+	if err != nil {
+		return nil, err
+	}
+	c := p.reserve(wire.MaxFrameLen, false)
+	b := wire.AppendKeyUpdate(c.Next(wire.MaxFrameLen)[:record.HeaderLen], s.keys.sendEpoch+1)
+	if _, err := p.seal(c, &p.out, wire.AppendTrailer(b, record.HeaderLen), wire.TypeFrames); err != nil {
+		return nil, err
+	}
+	p.out.SetKeys(next)
+	s.keys.send = next
+	s.keys.sendEpoch++
+	s.keys.wanted.Store(false)
+	s.log.Debug("changed keys", "epoch", s.keys.sendEpoch)
+	streams := make([]*Stream, 0, len(s.table.streams))
+	for _, st := range s.table.streams {
+		streams = append(streams, st)
+	}
+	return streams, nil
+}
+
+// sealEpoch moves s, which the caller has set sealing, to the current keys. A
+// stream on which nothing was sent yet needn't say so: ATTACH will.
+func (p *path) sealEpoch(s *Stream) error {
+	epoch := s.epoch + 1
+	if s.attached.Load() {
+		if err := p.sealTail(s, func(b []byte) []byte { return wire.AppendKeyUpdate(b, epoch) }); err != nil {
+			return err
+		}
+		s.epochSeq = s.sendCtx.Seq()
+	}
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	s.sendCtx.SetKeys(p.sess.keys.send)
+	s.epoch = epoch
+	return nil
+}
+
+// UpdateKeys moves both directions to new keys (RFC 8446, section 7.2), ours
+// at once and the peer's when it gets the request. The session does so by
+// itself long before a key has protected too much. It returns once our new
+// keys are in use, which may have to wait for the end of an earlier update.
+func (s *Session) UpdateKeys(ctx context.Context) error {
+	if s.plain != nil {
+		return ErrNotTCPLS
+	}
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
+	s.mu.Lock()
+	from := s.keys.sendEpoch
+	s.mu.Unlock()
+	s.keys.wanted.Store(true)
+	s.control.say(func(c *control) { c.request = s.keys.heard.Load() + 1 })
+	s.path.kick()
+	s.updateKeysIfDue()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case s.keys.sendEpoch > from:
+			return nil
+		case s.ended():
+			return s.cause()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		s.cond.Wait()
+	}
+}

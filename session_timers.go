@@ -1,0 +1,157 @@
+package tcpls
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+)
+
+// A pinger measures the round trip and keeps the path alive. It is guarded by
+// the session's mu, as is its timer, the only one of an idle session.
+type pinger struct {
+	timer *time.Timer
+	seq   uint64 // of the last ping
+	sent  time.Time
+	await bool // the last ping is unanswered
+	held  bool // a Ping call waits for it
+}
+
+// idleTimeout is the shorter one of both ends, 0 for none. The caller holds mu.
+func (s *Session) idleTimeout() time.Duration {
+	own, peer := s.cfg.IdleTimeout, s.peer.IdleTimeout
+	if own == 0 || peer != 0 && peer < own {
+		return peer
+	}
+	return own
+}
+
+// startTimer starts the timer for idleness and keepalive, or sets it anew.
+func (s *Session) startTimer() {
+	s.lastReceived.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := s.nextTick(0)
+	switch {
+	case s.ended() || wait == 0:
+	case s.ping.timer == nil:
+		s.ping.timer = time.AfterFunc(wait, s.tick)
+	default:
+		s.ping.timer.Reset(wait)
+	}
+}
+
+func (s *Session) stopTimer() {
+	s.mu.Lock()
+	if s.ping.timer != nil {
+		s.ping.timer.Stop()
+	}
+	s.mu.Unlock()
+	s.words.stop()
+}
+
+// nextTick is how long the timer has to wait when nothing was received for the
+// time given; 0 for ever. The caller holds mu.
+func (s *Session) nextTick(silent time.Duration) time.Duration {
+	wait := time.Duration(0)
+	if idle := s.idleTimeout(); idle > 0 {
+		wait = max(idle-silent, time.Millisecond)
+	}
+	if alive := s.cfg.KeepAlive; alive > 0 {
+		// A ping that is on its way resets the silence; ask again after the
+		// same time if it doesn't.
+		next := alive - silent%alive
+		if wait == 0 || next < wait {
+			wait = next
+		}
+	}
+	return wait
+}
+
+func (s *Session) tick() {
+	now := time.Now()
+	silent := now.Sub(time.Unix(0, s.lastReceived.Load()))
+	s.mu.Lock()
+	if s.ended() {
+		s.mu.Unlock()
+		return
+	}
+	if idle := s.idleTimeout(); idle > 0 && silent >= idle {
+		s.mu.Unlock()
+		s.end(ErrIdleTimeout)
+		return
+	}
+	ping := s.cfg.KeepAlive > 0 && silent >= s.cfg.KeepAlive && !s.ping.await
+	if ping {
+		s.sendPing(now)
+	}
+	s.ping.timer.Reset(s.nextTick(silent))
+	s.mu.Unlock()
+	if ping {
+		s.path.kick()
+	}
+}
+
+// sendPing makes a ping due. The caller holds mu and kicks the path then.
+func (s *Session) sendPing(now time.Time) {
+	s.ping.seq++
+	s.ping.sent, s.ping.await = now, true
+	var data [8]byte
+	binary.BigEndian.PutUint64(data[:], s.ping.seq)
+	s.words.sendPing(data)
+}
+
+// pong acts on PONG. An answer to an older ping says nothing new.
+func (s *Session) pong(data [8]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ping.await && binary.BigEndian.Uint64(data[:]) == s.ping.seq {
+		s.ping.await = false
+		s.roundTrip.Store(int64(max(time.Since(s.ping.sent), time.Nanosecond)))
+		s.cond.Broadcast()
+	}
+}
+
+// Ping asks the peer for a sign of life and returns how long it took. Concurrent
+// calls take turns.
+func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
+	if s.plain != nil {
+		return 0, ErrNotTCPLS
+	}
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.await(ctx, func() bool { return !s.ping.held })
+	if err != nil {
+		return 0, err
+	}
+	s.ping.held = true
+	defer func() {
+		s.ping.held = false
+		s.cond.Broadcast()
+	}()
+	s.sendPing(time.Now())
+	s.mu.Unlock()
+	s.path.kick()
+	s.mu.Lock()
+	if err := s.await(ctx, func() bool { return !s.ping.await }); err != nil {
+		return 0, err
+	}
+	return s.rtt(), nil
+}
+
+// await waits for a condition, the context or the end of the session. The
+// caller holds mu.
+func (s *Session) await(ctx context.Context, ok func() bool) error {
+	for {
+		switch {
+		case s.ended():
+			return s.cause()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case ok():
+			return nil
+		}
+		s.cond.Wait()
+	}
+}

@@ -1,0 +1,181 @@
+package tcpls
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// Words are what the peer must know and what may be overwritten by a newer
+// value before it is told: acknowledgements, credit, limits, pings. They are
+// state and no queue, so that nothing grows while the path is blocked and the
+// path's reader never waits for a writer. Whoever seals next on the path
+// collects what is due.
+type words struct {
+	due atomic.Bool // something should go out without waiting for ackDelay
+
+	mu            sync.Mutex
+	acks          []*Stream // streams whose word is to be said, each once
+	spare         []*Stream
+	controlSeq    uint64
+	controlDue    bool
+	sessionCredit uint64
+	creditDue     bool
+	streamLimit   uint64
+	limitDue      bool
+	ping, pong    [8]byte
+	pingDue       bool
+	pongDue       bool
+	timer         *time.Timer // fires ackDelay after the first word that isn't due
+	armed         bool
+	stopped       bool
+}
+
+// A streamWord is what the peer must know of a stream.
+type streamWord struct {
+	queued bool
+	seq    uint64 // records received
+	credit uint64 // offset up to which the peer may send
+}
+
+// acknowledge says that all records of s below seq have arrived; now or, since
+// more may follow, within ackDelay.
+func (w *words) acknowledge(s *Stream, seq uint64, now bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.word.seq = seq
+	w.enqueue(s, now)
+}
+
+// giveCredit says that the peer may send on s up to an offset.
+func (w *words) giveCredit(s *Stream, credit uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.word.credit = credit
+	w.enqueue(s, true)
+}
+
+func (w *words) enqueue(s *Stream, now bool) {
+	if !s.word.queued {
+		s.word.queued = true
+		w.acks = append(w.acks, s)
+	}
+	if now {
+		w.due.Store(true)
+	} else if !w.armed && !w.stopped {
+		w.armed = true
+		w.timer.Reset(ackDelay)
+	}
+}
+
+// acknowledgeControl says that all records of the control context below seq
+// have arrived.
+func (w *words) acknowledgeControl(seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.controlSeq, w.controlDue = seq, true
+	w.due.Store(true)
+}
+
+func (w *words) giveSessionCredit(credit uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sessionCredit, w.creditDue = credit, true
+	w.due.Store(true)
+}
+
+func (w *words) giveStreams(limit uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.streamLimit, w.limitDue = limit, true
+	w.due.Store(true)
+}
+
+func (w *words) sendPing(data [8]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ping, w.pingDue = data, true
+	w.due.Store(true)
+}
+
+func (w *words) answerPing(data [8]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pong, w.pongDue = data, true
+	w.due.Store(true)
+}
+
+// start readies the timer; kick is called when acknowledgements have waited
+// for ackDelay.
+func (w *words) start(kick func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(time.Hour, func() {
+		w.mu.Lock()
+		w.armed = false
+		if len(w.acks) > 0 {
+			w.due.Store(true)
+		}
+		w.mu.Unlock()
+		kick()
+	})
+	w.timer.Stop()
+}
+
+func (w *words) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
+	w.acks, w.spare = nil, nil
+}
+
+// append appends frames for what is to be said, up to the length limit; more
+// tells that something is left.
+func (w *words) append(b []byte, limit int) (_ []byte, more bool) {
+	if !w.due.Load() {
+		return b, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.controlDue {
+		b = wire.AppendAck(b, wire.Control, w.controlSeq, 0)
+		w.controlDue = false
+	}
+	if w.creditDue {
+		b = wire.AppendSessionCredit(b, w.sessionCredit)
+		w.creditDue = false
+	}
+	if w.limitDue {
+		b = wire.AppendStreamLimit(b, w.streamLimit)
+		w.limitDue = false
+	}
+	if w.pingDue {
+		b = wire.AppendPing(b, w.ping)
+		w.pingDue = false
+	}
+	if w.pongDue {
+		b = wire.AppendPong(b, w.pong)
+		w.pongDue = false
+	}
+	said := 0
+	for _, s := range w.acks {
+		if len(b) > limit-wire.MaxFrameLen {
+			break
+		}
+		b = wire.AppendAck(b, s.id, s.word.seq, s.word.credit)
+		s.word.queued = false
+		said++
+	}
+	if more = said < len(w.acks); more {
+		w.spare = append(w.spare[:0], w.acks[said:]...)
+	} else {
+		w.spare = w.spare[:0]
+		w.due.Store(false)
+	}
+	clear(w.acks)
+	w.acks, w.spare = w.spare, w.acks[:0]
+	return b, more
+}

@@ -1,0 +1,374 @@
+package tcpls
+
+import (
+	"context"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// Sending. A Write takes what credit allows, waits for its turn at the
+// session's gate, and seals straight into the path's output (path_write.go).
+// What it sealed stays on the kept list until the peer acknowledges it.
+
+// A sentRecord is a sealed record where it lies, in the memory that was
+// written to the socket.
+type sentRecord struct {
+	chunk          *record.Chunk
+	offset, length int32
+}
+
+// kept lists the sealed records of one context that the peer hasn't
+// acknowledged. Its lock ranks below the path's outMu and is never held with
+// another one behind it.
+type kept struct {
+	mu    sync.Mutex
+	acked uint64 // records below it are acknowledged
+	ring  []sentRecord
+	head  int
+	n     int
+	bytes int
+}
+
+// push adds the context's next record.
+func (k *kept) push(r sentRecord) {
+	r.chunk.Retain()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.n == len(k.ring) {
+		ring := make([]sentRecord, max(8, 2*k.n))
+		for i := range k.n {
+			ring[i] = k.ring[(k.head+i)%len(k.ring)]
+		}
+		k.ring, k.head = ring, 0
+	}
+	k.ring[(k.head+k.n)%len(k.ring)] = r
+	k.n++
+	k.bytes += int(r.length)
+}
+
+// ack drops the records below seq and returns how many bytes that frees and
+// whether none are left; ok is false if seq was never sent.
+func (k *kept) ack(seq uint64) (freed int, empty, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if seq > k.acked+uint64(k.n) {
+		return 0, false, false
+	}
+	for k.acked < seq {
+		r := &k.ring[k.head]
+		freed += int(r.length)
+		r.chunk.Release()
+		*r = sentRecord{}
+		k.head = (k.head + 1) % len(k.ring)
+		k.n--
+		k.acked++
+	}
+	k.bytes -= freed
+	if k.n == 0 && len(k.ring) > 32 {
+		k.ring, k.head = nil, 0
+	}
+	return freed, k.n == 0, true
+}
+
+// drop forgets all records, which won't be sent again. Later ones count as
+// acknowledged up to seq.
+func (k *kept) drop() (freed int) {
+	k.mu.Lock()
+	seq := k.acked + uint64(k.n)
+	k.mu.Unlock()
+	freed, _, _ = k.ack(seq)
+	return freed
+}
+
+func (k *kept) empty() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.n == 0
+}
+
+// maxBatch is how much one turn at the gate takes: a chunk of full records.
+const maxBatch = record.BatchRecords * record.MaxPlaintext
+
+// Write writes p. It returns once all of p is taken: sealed, and on its way or
+// waiting for the socket; Flush waits for the peer. It blocks while the peer's
+// credit or the session's send buffer is used up. The error is *StreamError
+// after the peer's StopSending or an own Reset, ErrStreamClosed after
+// CloseWrite or Close, os.ErrDeadlineExceeded, or the reason why the session
+// ended; n bytes were taken all the same.
+func (s *Stream) Write(p []byte) (n int, err error) {
+	if s.plain != nil {
+		return s.plain.Write(p)
+	}
+	s.sendMu.Lock()
+	for s.writing {
+		if err := s.writeError(); err != nil {
+			s.sendMu.Unlock()
+			return 0, err
+		}
+		s.sendCond.Wait()
+	}
+	s.writing = true
+	n, err = s.write(p)
+	s.writing = false
+	s.sendCond.Broadcast()
+	next := s.sess.gate.leave(&s.turn)
+	s.sendMu.Unlock()
+	next.wake()
+	return n, err
+}
+
+// writeError tells why nothing can be written. The caller holds sendMu.
+func (s *Stream) writeError() error {
+	switch {
+	case s.sendErr != nil:
+		return s.sendErr
+	case s.writeDeadline.expired:
+		return os.ErrDeadlineExceeded
+	case s.sess.over():
+		return s.sess.cause()
+	}
+	return nil
+}
+
+// write is Write for the one goroutine whose turn it is. It holds sendMu but
+// for the sealing.
+func (s *Stream) write(p []byte) (n int, err error) {
+	for {
+		if err := s.writeError(); err != nil || len(p) == 0 {
+			return n, err
+		}
+		var got int
+		var next *turn
+		if room := s.credit - s.sent; room > 0 && !s.sealing {
+			got, next = s.sess.gate.enter(&s.turn, int(min(uint64(len(p)), room, maxBatch)))
+		}
+		if got == 0 {
+			s.sendCond.Wait()
+			continue
+		}
+		s.sent += uint64(got)
+		data := p[:got]
+		if err := s.sealed(func(path *path) error {
+			next.wake()
+			return path.sealStream(s, data)
+		}); err != nil {
+			return n, err
+		}
+		n += got
+		p = p[got:]
+	}
+}
+
+// sealed runs seal with the right to use the send context, and without sendMu,
+// which the caller holds before and after.
+func (s *Stream) sealed(seal func(*path) error) error {
+	s.sealing = true
+	s.sendMu.Unlock()
+	err := seal(s.sess.path)
+	if err != nil {
+		s.sess.end(err)
+		err = s.sess.cause()
+	}
+	s.sendMu.Lock()
+	s.sealing = false
+	s.sendCond.Broadcast()
+	s.settleSending()
+	return err
+}
+
+// introduce tells the peer of a stream of ours on which nothing was sent yet, by
+// an empty record. The caller holds sendMu.
+func (s *Stream) introduce() {
+	if wire.ClientOpened(s.id) != s.sess.client || s.attached.Load() {
+		return
+	}
+	for s.sealing {
+		s.sendCond.Wait()
+	}
+	if !s.attached.Load() && s.sendErr == nil && !s.sess.ended() {
+		_ = s.sealed(func(p *path) error {
+			return p.sealTail(s, func(b []byte) []byte { return b })
+		})
+	}
+}
+
+// settleSending seals what had to wait for the context: the end of the stream,
+// or the move to the next key epoch. The caller holds sendMu.
+func (s *Stream) settleSending() {
+	if s.finSent || s.reset {
+		s.epochDue = false // no record will follow
+	}
+	for !s.sealing && !s.reset && !s.sess.ended() {
+		switch {
+		case s.epochDue && !s.finSent:
+			s.epochDue = false
+			_ = s.sealed(func(p *path) error { return p.sealEpoch(s) })
+		case s.finDue:
+			s.finDue, s.finSent = false, true // nothing comes behind it
+			_ = s.sealed(func(p *path) error { return p.sealTail(s, wire.AppendFin) })
+			if s.kept.empty() { // acknowledged already
+				s.sendMu.Unlock()
+				s.sess.finished(s, true, false)
+				s.sendMu.Lock()
+			}
+		default:
+			return
+		}
+	}
+}
+
+// ReadFrom writes everything that r has until io.EOF, and allocates nothing
+// but a pooled buffer.
+func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
+	if s.plain != nil {
+		return io.Copy(struct{ io.Writer }{s.plain}, r)
+	}
+	buf := readBuffers.get()
+	defer readBuffers.put(buf)
+	for {
+		n, rerr := r.Read((*buf)[:maxBatch])
+		if n > 0 {
+			w, werr := s.Write((*buf)[:n])
+			total += int64(w)
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if rerr == io.EOF {
+			return total, nil
+		}
+		if rerr != nil {
+			return total, rerr
+		}
+	}
+}
+
+// CloseWrite ends our direction of the stream: the peer reads io.EOF after
+// everything that was written. A Write that still waits fails.
+func (s *Stream) CloseWrite() error {
+	if s.plain != nil {
+		if c, ok := s.plain.(interface{ CloseWrite() error }); ok {
+			return c.CloseWrite()
+		}
+		return ErrNotTCPLS
+	}
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sendErr != nil {
+		return s.sendErr
+	}
+	if s.sess.ended() {
+		return s.sess.cause()
+	}
+	s.sendErr, s.finDue = ErrStreamClosed, true
+	s.writeDeadline.stop()
+	s.settleSending()
+	s.sendCond.Broadcast()
+	return nil
+}
+
+// Reset ends our direction at once: what the peer hasn't read may be lost, and
+// its Reads return *StreamError with the code, which is the application's and
+// at most 2^62-1.
+func (s *Stream) Reset(code uint64) error {
+	if code > wire.MaxVarint {
+		return errCode
+	}
+	if s.plain != nil {
+		return s.sess.CloseWithError(code, "")
+	}
+	if !s.abort(&StreamError{StreamID: s.id, Code: code}, code) {
+		return ErrStreamClosed
+	}
+	s.sess.path.kick()
+	return nil
+}
+
+// abort makes err what Writes return and a RESET with code due. It does
+// nothing if the stream is already reset or everything is acknowledged.
+func (s *Stream) abort(err *StreamError, code uint64) bool {
+	s.sendMu.Lock()
+	if s.reset || s.finSent && !s.sealing && s.kept.empty() {
+		s.sendMu.Unlock()
+		return false
+	}
+	s.introduce() // before reset is set, since it seals
+	if s.reset {
+		s.sendMu.Unlock()
+		return false
+	}
+	s.reset, s.sendErr, s.epochDue = true, err, false
+	s.writeDeadline.stop()
+	for s.sealing { // the size is known once the records under way are sealed
+		s.sendCond.Wait()
+	}
+	freed := s.kept.drop()
+	s.sess.control.reset(s, code, s.sent)
+	s.sendCond.Broadcast()
+	s.sendMu.Unlock()
+	s.sess.gate.release(freed)
+	s.sess.finished(s, true, false)
+	return true
+}
+
+// acknowledged acts on an ACK of this stream (protocol 5.3).
+func (s *Stream) acknowledged(seq, credit uint64) error {
+	freed, empty, ok := s.kept.ack(seq)
+	if !ok {
+		return violation(wire.CodeAck, "ACK of record %d of stream %d, which wasn't sent", seq, s.id)
+	}
+	s.sess.gate.release(freed)
+	s.sendMu.Lock()
+	if credit > s.credit {
+		s.credit = credit
+		s.sendCond.Broadcast()
+	}
+	if s.flushing > 0 {
+		s.sendCond.Broadcast()
+	}
+	done := empty && s.finSent && !s.sealing
+	s.sendMu.Unlock()
+	if done {
+		s.sess.finished(s, true, false)
+	}
+	return nil
+}
+
+// Flush waits until the peer has acknowledged everything written so far, the
+// end of the stream included if CloseWrite came before.
+func (s *Stream) Flush(ctx context.Context) error {
+	if s.plain != nil {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.sendMu.Lock()
+		defer s.sendMu.Unlock()
+		s.sendCond.Broadcast()
+	})
+	defer stop()
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	s.flushing++
+	defer func() { s.flushing-- }()
+	target, known := uint64(0), false // records to be acknowledged
+	for {
+		if !known && !s.sealing {
+			target, known = s.sendCtx.Seq(), true
+		}
+		switch {
+		case s.reset:
+			return s.sendErr
+		case known && s.kept.ackedFrom(target):
+			return nil
+		case s.sess.ended():
+			return s.sess.cause()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		s.sendCond.Wait()
+	}
+}
