@@ -15,10 +15,11 @@ const (
 	smallBlock  = 4 << 10
 	recordBlock = 20 << 10 // one full record
 	largeBlock  = 8*record.MaxPlaintext + 1
-	// A read buffer takes a batch of records by one system call; behind it is
-	// scratch room to open a record of a path's own context.
+	// A read buffer takes several records by one system call, and stays in the
+	// cache with what they are opened into; behind it is scratch room to open a
+	// record of a path's own context.
 	maxRecord  = record.HeaderLen + record.MaxCiphertext
-	readBuffer = record.BatchRecords*(record.MaxPlaintext+record.Overhead) + maxRecord
+	readBuffer = 8*(record.MaxPlaintext+record.Overhead) + maxRecord
 	scratchLen = maxRecord
 )
 
@@ -44,6 +45,7 @@ var (
 	recordBlocks = &bufPool{size: recordBlock}
 	largeBlocks  = &bufPool{size: largeBlock}
 	readBuffers  = &bufPool{size: readBuffer + scratchLen}
+	batches      = &bufPool{size: maxBatch}
 	smallReads   = &bufPool{size: maxRecord + scratchLen}
 )
 

@@ -5,45 +5,45 @@ import (
 	"time"
 )
 
-// A deadline wakes those who wait on a condition, and does nothing else: it
-// never interrupts a write to a socket, so no record is ever cut in two. It is
-// guarded by the condition's lock.
+// A deadline wakes those who wait, and does nothing else: it never interrupts
+// a write to a socket, so no record is ever cut in two. It is guarded by the
+// lock that set is given.
 type deadline struct {
-	expired bool
-	gen     uint
-	timer   *time.Timer
+	at    time.Time // zero for none
+	gen   uint
+	timer *time.Timer
 }
 
-// set moves the deadline to t, zero for none. The caller holds cond.L.
-func (d *deadline) set(cond *sync.Cond, t time.Time) {
-	d.gen++ // a timer that is already firing is void
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	d.expired = false
+// expired reports whether the deadline has passed. It asks the clock, since
+// the timer's goroutine may be late.
+func (d *deadline) expired() bool { return !d.at.IsZero() && time.Until(d.at) <= 0 }
+
+// set moves the deadline to t, zero for none. wake is called with mu held, as
+// the caller holds it.
+func (d *deadline) set(mu sync.Locker, t time.Time, wake func()) {
+	d.stop()
+	d.at = t
 	if t.IsZero() {
 		return
 	}
 	wait := time.Until(t)
 	if wait <= 0 {
-		d.expired = true
-		cond.Broadcast()
+		wake()
 		return
 	}
 	gen := d.gen
 	d.timer = time.AfterFunc(wait, func() {
-		cond.L.Lock()
-		defer cond.L.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		if d.gen == gen {
-			d.expired = true
-			cond.Broadcast()
+			wake()
 		}
 	})
 }
 
-// stop forgets the deadline and its timer.
+// stop forgets the deadline; a timer that is already firing is void.
 func (d *deadline) stop() {
+	d.at = time.Time{}
 	d.gen++
 	if d.timer != nil {
 		d.timer.Stop()

@@ -12,6 +12,10 @@ type window struct {
 	since     time.Time // when limit was last raised
 }
 
+// minTunedRTT keeps windows small where the peer is near: bytes that wait in
+// the caches are cheaper than bytes that wait in memory.
+const minTunedRTT = 50 * time.Microsecond
+
 func newWindow(size, max int) window {
 	return window{size: uint64(size), max: uint64(max), limit: uint64(size)}
 }
@@ -35,7 +39,7 @@ func (w *window) consume(n int, rtt time.Duration) (due bool) {
 	}
 	now := time.Now()
 	keptUp := w.received-w.consumed <= w.size/4
-	if keptUp && !w.since.IsZero() && now.Sub(w.since) < 2*max(rtt, time.Millisecond) {
+	if keptUp && !w.since.IsZero() && now.Sub(w.since) < 2*max(rtt, minTunedRTT) {
 		w.size = min(2*w.size, w.max)
 	}
 	w.limit = w.consumed + w.size

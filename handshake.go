@@ -30,7 +30,7 @@ type handshake struct {
 	send, receive *record.Keys
 }
 
-// minSendLimit is the smallest record_size_limit that frames fit in (protocol 4.6).
+// minSendLimit is the smallest record_size_limit that frames fit in (protocol 4.5).
 const minSendLimit = 4096
 
 // clientHandshake runs a client's handshake, offering TCPLS if asked.
@@ -99,7 +99,7 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 		return nil
 	}
 	if h.engine.SendLimit() < minSendLimit {
-		return h.failed(fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.6)", h.engine.SendLimit(), minSendLimit))
+		return h.failed(fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.5)", h.engine.SendLimit(), minSendLimit))
 	}
 	h.send, h.receive = h.engine.TakeKeys()
 	return nil

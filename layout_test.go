@@ -24,26 +24,24 @@ const module = "github.com/go-tcpls/tcpls"
 var mayImport = map[string][]string{
 	"internal/memnet": {},
 	"internal/osnet":  {},
-	"internal/qlog":   {},
 	"internal/record": {},
 	"internal/wire":   {},
-	"sched":           {},
 
 	"internal/tls13": {"internal/record"},
 
-	".": {"internal/osnet", "internal/qlog", "internal/record", "internal/tls13", "internal/wire", "sched"},
+	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/wire"},
 
-	"internal/tlstest": {"internal/record", "internal/tls13"},
-	"bpfcc":            {".", "sched"},
-	"cmd/tcpls":        {".", "sched"},
-	"lab":              {".", "sched"},
-	"metrics":          {".", "sched"},
-	"tcplshttp":        {".", "sched"},
+	"cmd/tcpls": {"."},
+
+	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/wire"},
+	"internal/tlstest/outside": {},
+	"internal/tlstest/client":  {"internal/tls13", "internal/tlstest"},
+	"internal/tlstest/server":  {"internal/tls13", "internal/tlstest"},
 }
 
 // mayNeedMore are the packages that aren't part of the library, and so may
 // import other modules than allowedModules.
-var mayNeedMore = []string{"bpfcc", "cmd/tcpls", "internal/tlstest", "lab", "metrics", "tcplshttp"}
+var mayNeedMore = []string{"cmd/tcpls", "internal/tlstest"}
 
 var allowedModules = []string{module, "golang.org/x/crypto", "golang.org/x/sys"}
 
@@ -64,6 +62,10 @@ var readsClock = map[string]string{
 	"session_timers.go":        "the session's timers give the time to what they call",
 	"path_read.go":             "each large read of a path has one time",
 	"deadline.go":              "deadlines of the application are points in time",
+	"handshake.go":             "one deadline stands over a handshake, and its round trip is measured",
+	"fallback.go":              "plain TLS connections have deadlines for their handshake and their end",
+	"dial.go":                  "what a Dialer knows of an address grows old",
+	"flow.go":                  "a window grows by how fast it is used up, and asks only when credit is due",
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",
 	"internal/memnet/":         "a link's rate and delay are made of time",
 }

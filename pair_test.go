@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"sync"
 	"testing"
@@ -176,4 +175,3 @@ func echo(s *Session) {
 	}
 }
 
-var _ net.Error = (*timeoutError)(nil)

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -13,18 +14,24 @@ import (
 // A path is one TCP connection of a session.
 //
 //	readLoop    one goroutine: reads large pieces, finds the context of each
-//	            record, opens it into its stream's buffer (path_read.go)
+//	            record, opens it into its stream's buffer (path_read.go); a
+//	            Read that waits may do so in its place (path_pump.go)
 //	flush       whoever has sealed records and finds nobody flushing; it never
 //	            waits for the socket (path_write.go)
 //	drain       a goroutine that lives only while the socket is full
 //
 // The sending side is guarded by outMu, which ranks below every stream's
-// sendMu; the receiving side belongs to readLoop.
+// sendMu; the receiving side belongs to who
+// holds the pump.
 type path struct {
 	sess *Session
 	id   uint16
 	conn net.Conn
-	io   *osnet.IO // nil: conn isn't a socket of the kernel
+	io   *osnet.IO       // nil: conn isn't a socket of the kernel
+	raw  syscall.RawConn // nil likewise
+	// maxContent is how many stream bytes a record takes, less than TLS
+	// allows only if the peer asked for it (RFC 8449).
+	maxContent int
 
 	outMu    sync.Mutex
 	out      record.Context // the path's own
@@ -41,7 +48,8 @@ type path struct {
 	unsent atomic.Int64  // bytes in queue that the socket didn't take
 	sealed atomic.Uint64 // records of all contexts on this path
 
-	in reading
+	pump pump
+	in   reading
 }
 
 // A path takes more from writers only while less than this waits for the
@@ -49,12 +57,18 @@ type path struct {
 const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 
 func newPath(s *Session, conn net.Conn) *path {
-	p := &path{sess: s, conn: conn, outDone: make(chan struct{})}
+	p := &path{sess: s, conn: conn, maxContent: s.engine.SendLimit(), outDone: make(chan struct{})}
 	if io, ok := osnet.NewIO(conn); ok {
 		p.io = io
 	}
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			p.raw = raw
+		}
+	}
 	p.out.Init(s.keys.send, wire.PathContext(p.id))
 	p.current = wire.FirstPath
+	p.pump.init()
 	p.in.init(s.keys.receive, wire.PathContext(p.id))
 	return p
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
-// How bytes arrive, all on the path's read goroutine, which never waits for a
-// writer or for the application:
+// How bytes arrive, on the goroutine that holds the pump (path_pump.go), which
+// never waits for a writer or for the application:
 //
 //  1. read      a large piece, by one system call
 //  2. find      the context of each record: the announced one first (protocol 4.4)
@@ -21,7 +21,7 @@ import (
 //  5. settle    once for a piece: wake the stream's reader, note what is to be
 //               acknowledged, say what is due
 
-// reading is the receiving side of a path. It belongs to the read goroutine.
+// reading is the receiving side of a path. It belongs to who holds the pump.
 type reading struct {
 	own      record.Context
 	control  record.Context
@@ -32,14 +32,27 @@ type reading struct {
 	touched  *Stream
 	buf      *[]byte
 	from     *bufPool
-	have     int // unprocessed bytes at the front of buf
+	have     int  // unprocessed bytes at the front of buf
+	hungry   bool // the last read filled buf
+	woke     bool // the last read woke a reader
+	direct   direct
+	roomFunc func() []byte // bound once, since binding allocates
+	idleFunc func()
 	frame    wire.Frame
 	epoch    uint64 // of the path's own context
 	ctlEpoch uint64
 	budget   budget
 	now      time.Time // of the last read
+	measured time.Time // when minRTT was last asked for
 	closed   bool      // the peer sent close_notify
 	keyed    bool      // the client's PARAMETERS have arrived
+}
+
+// direct is the buffer of the Read that holds the pump.
+type direct struct {
+	stream *Stream
+	buf    []byte
+	n      int // bytes in it
 }
 
 // An attachment says that records of a stream may come on this path.
@@ -53,6 +66,8 @@ func (r *reading) init(keys *record.Keys, own uint32) {
 	r.control.Init(keys, wire.Control)
 	r.attached = make(map[uint32]*attachment)
 	r.recent.prev, r.recent.more = &r.recent, &r.recent
+	r.roomFunc, r.idleFunc = r.room, r.idle
+	r.from = smallReads
 }
 
 func (r *reading) attach(s *Stream) *attachment {
@@ -98,22 +113,24 @@ func (r *reading) detach(s *Stream) {
 
 func (r *reading) scratch() []byte { return (*r.buf)[len(*r.buf)-scratchLen:] }
 
-// readLoop runs until the path ends. early holds the bytes that came with the
+// readLoop is the path's goroutine. early holds the bytes that came with the
 // end of the handshake.
 func (p *path) readLoop(early []byte) {
 	defer p.sess.pathDone()
 	r := &p.in
-	r.from = smallReads
 	if len(early) > maxRecord {
 		r.from = readBuffers
 	}
 	r.buf = r.from.get()
 	r.have = copy(*r.buf, early)
 	err := p.process()
-	for err == nil {
-		if err = p.fill(); err == nil {
-			err = p.process()
+	for {
+		// A Read that was woken is likely to come back for more.
+		p.pump.release(err, r.woke)
+		if err = p.pump.await(); err != nil {
+			break
 		}
+		err = p.readOnce()
 	}
 	if r.buf != nil {
 		r.from.put(r.buf)
@@ -122,62 +139,18 @@ func (p *path) readLoop(early []byte) {
 	p.readFailed(err)
 }
 
-// fill reads what is there behind the unprocessed bytes. While it waits, it
-// holds no buffer larger than one record needs, and none if there is nothing
-// to keep.
-func (p *path) fill() error {
-	r := &p.in
-	if p.io == nil {
-		p.resize(readBuffers)
-		n, err := p.conn.Read((*r.buf)[r.have : len(*r.buf)-scratchLen])
-		r.have += n
-		if n > 0 {
-			return nil
-		}
-		return err
-	}
-	for {
-		if r.buf == nil {
-			r.buf = r.from.get()
-		}
-		room := (*r.buf)[r.have : len(*r.buf)-scratchLen]
-		n, err := p.io.TryRead(room)
-		if err == nil {
-			r.have += n
-			if n == len(room) && r.from == smallReads {
-				// More is waiting: the rest with the next call.
-				p.resize(readBuffers)
-			}
-			return nil
-		}
-		if err != osnet.ErrWouldBlock {
-			return err
-		}
-		p.resize(smallReads)
-		if r.have == 0 {
-			r.from.put(r.buf)
-			r.buf = nil
-		}
-		if err := p.io.WaitReadable(); err != nil {
-			return err
-		}
-	}
-}
+// rttAge is how old the kernel's measurement of the round trip may be.
+const rttAge = 50 * time.Millisecond
 
-// resize moves the unprocessed bytes to a buffer of another size. They are
-// less than a record, so that they fit in either.
-func (p *path) resize(to *bufPool) {
-	r := &p.in
-	if r.from == to {
+// measure asks the kernel for the path's shortest round trip, by which windows
+// are tuned.
+func (p *path) measure() {
+	if p.raw == nil {
 		return
 	}
-	if r.have > to.size-scratchLen {
-		return
+	if info, err := osnet.TCPInfo(p.raw); err == nil && info.MinRTT > 0 {
+		p.sess.minRTT.Store(int64(info.MinRTT))
 	}
-	buf := to.get()
-	copy(*buf, (*r.buf)[:r.have])
-	r.from.put(r.buf)
-	r.buf, r.from = buf, to
 }
 
 // process takes all complete records out of the buffer.
@@ -185,6 +158,10 @@ func (p *path) process() error {
 	r := &p.in
 	r.now = time.Now()
 	p.sess.lastReceived.Store(r.now.UnixNano())
+	if r.now.Sub(r.measured) > rttAge {
+		r.measured = r.now
+		p.measure()
+	}
 	b := (*r.buf)[:r.have]
 	for len(b) >= record.HeaderLen {
 		h := record.ParseHeader(b)

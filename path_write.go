@@ -43,12 +43,17 @@ func (p *path) seal(c *record.Chunk, ctx *record.Context, b []byte, t record.Typ
 	if err != nil {
 		return sentRecord{}, err
 	}
+	return p.enqueue(c, rec), nil
+}
+
+// enqueue counts a sealed record, made in c, as part of the queue.
+func (p *path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 	p.unsent.Add(int64(len(rec)))
 	p.sealed.Add(1)
 	if k := &p.sess.keys; k.send.Sealed() >= k.limit {
-		k.wanted.Store(true) // the path's reader sees to it
+		k.wanted.Store(true) // whoever reads the path sees to it
 	}
-	return sentRecord{chunk: c, offset: int32(c.Commit(rec)), length: int32(len(rec))}, nil
+	return sentRecord{chunk: c, offset: int32(c.Commit(rec)), length: int32(len(rec))}
 }
 
 // announce seals the words that are due and, if the next record of a stream or
@@ -131,24 +136,33 @@ func (p *path) trim() {
 // sealStream seals data as records of s, which the caller has set sealing,
 // and flushes them.
 func (p *path) sealStream(s *Stream, data []byte) error {
+	// The AEAD wants content and type in one piece. They meet in memory that
+	// is in the cache, since a chunk is not: the last one to use it had to wait
+	// for an acknowledgement.
+	scratch := smallReads.get()
+	err := p.sealData(s, data, *scratch)
+	smallReads.put(scratch)
+	p.sess.gate.wake()
+	return err
+}
+
+func (p *path) sealData(s *Stream, data, scratch []byte) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
-		return p.refusal()
+		return net.ErrClosed
 	}
 	if err := p.composeFor(s); err != nil {
 		return err
 	}
 	for len(data) > 0 {
-		n := min(len(data), record.MaxPlaintext)
-		c := p.reserve(n, len(data) > record.MaxPlaintext)
-		b := c.Next(n)
-		copy(b[record.HeaderLen:], data[:n])
-		rec, err := p.seal(c, &s.sendCtx, b, record.ApplicationData)
+		n := copy(scratch[:p.maxContent], data)
+		c := p.reserve(n, len(data) > n)
+		rec, err := s.sendCtx.SealTo(c.Next(n), scratch[:n], record.ApplicationData)
 		if err != nil {
 			return err
 		}
-		s.kept.push(rec)
+		s.kept.push(p.enqueue(c, rec))
 		data = data[n:]
 	}
 	p.flush()
@@ -234,8 +248,21 @@ func (p *path) flush() {
 			p.writeFailed(err)
 			return
 		}
+		if p.unsent.Load() == 0 {
+			p.catchUp()
+		}
 	}
 	p.flushed()
+}
+
+// catchUp composes what became due while the queue was full.
+func (p *path) catchUp() {
+	if p.endDue || p.ended || p.unsent.Load() >= maxUnsent {
+		return
+	}
+	if err := p.compose(); err != nil {
+		go p.sess.end(err)
+	}
 }
 
 // drain is flush for a socket that is full: it waits for it.
@@ -255,12 +282,7 @@ func (p *path) drain() {
 			p.writeFailed(err)
 			return
 		}
-		if p.unsent.Load() < maxUnsent && !p.endDue {
-			// Words had to wait with everybody else.
-			if err := p.compose(); err != nil {
-				go p.sess.end(err)
-			}
-		}
+		p.catchUp()
 		if p.unsent.Load() < maxUnsent {
 			p.outMu.Unlock()
 			p.sess.gate.wake()

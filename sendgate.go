@@ -69,8 +69,9 @@ func (w *turns) Pop() any {
 }
 
 // sealedSize is how many bytes the records of n stream bytes take.
-func sealedSize(n int) int {
-	return n + (n+record.MaxPlaintext-1)/record.MaxPlaintext*record.Overhead
+func (g *sendGate) sealedSize(n int) int {
+	most := g.path.maxContent
+	return n + (n+most-1)/most*record.Overhead
 }
 
 // room is how many stream bytes may be sealed now, of n wanted.
@@ -79,12 +80,12 @@ func (g *sendGate) room(n int) int {
 		return 0
 	}
 	n = int(min(uint64(n), g.credit-g.used))
-	memory := g.limit - g.kept
-	if memory < sealedSize(min(n, record.MaxPlaintext)) {
+	memory, most := g.limit-g.kept, g.path.maxContent
+	if memory < g.sealedSize(min(n, most)) {
 		return 0
 	}
-	if sealedSize(n) > memory {
-		n = memory / (record.MaxPlaintext + record.Overhead) * record.MaxPlaintext
+	if g.sealedSize(n) > memory {
+		n = memory / (most + record.Overhead) * most
 	}
 	return n
 }
@@ -114,7 +115,7 @@ func (g *sendGate) enter(t *turn, n int) (got int, next *turn) {
 		heap.Remove(&g.waiting, t.index)
 	}
 	g.used += uint64(got)
-	g.kept += sealedSize(got)
+	g.kept += g.sealedSize(got)
 	return got, g.first()
 }
 

@@ -56,7 +56,8 @@ type Session struct {
 
 	draining     atomic.Bool
 	lastReceived atomic.Int64 // Unix time in ns
-	roundTrip    atomic.Int64 // ns
+	roundTrip    atomic.Int64 // ns; of the handshake or the last ping
+	minRTT       atomic.Int64 // ns; the kernel's, 0 where it has none
 	counters     counters
 }
 
@@ -143,7 +144,7 @@ func (s *Session) consumed(n int) (due bool) {
 		return false
 	}
 	s.winMu.Lock()
-	due = s.win.consume(n, s.rtt())
+	due = s.win.consume(n, s.pathRTT())
 	limit := s.win.limit
 	s.winMu.Unlock()
 	if due {
@@ -153,6 +154,14 @@ func (s *Session) consumed(n int) (due bool) {
 }
 
 func (s *Session) rtt() time.Duration { return time.Duration(s.roundTrip.Load()) }
+
+// pathRTT is the path's own round trip as far as it is known.
+func (s *Session) pathRTT() time.Duration {
+	if d := s.minRTT.Load(); d > 0 {
+		return time.Duration(d)
+	}
+	return s.rtt()
+}
 
 func (s *Session) broadcast() {
 	s.mu.Lock()

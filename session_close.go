@@ -120,13 +120,14 @@ func (s *Session) setCause(err error) bool {
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
+	s.path.pump.expect() // for good: the peer's last words are awaited
 	for _, st := range streams {
 		st.sendMu.Lock()
 		st.writeDeadline.stop()
 		st.sendCond.Broadcast()
 		st.sendMu.Unlock()
 		st.recvMu.Lock()
-		st.recvCond.Broadcast()
+		st.wakeReaders()
 		st.recvMu.Unlock()
 	}
 	s.stopTimer()
@@ -314,7 +315,7 @@ func (s *Session) awaitAcknowledged(ctx context.Context) bool {
 		if s.ended() || ctx.Err() != nil {
 			return false
 		}
-		s.cond.Wait()
+		s.path.wait(&s.cond)
 	}
 	return true
 }
@@ -362,7 +363,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	s.path.kick()
 	s.mu.Lock()
 	for len(s.table.streams) > 0 && !s.ended() && ctx.Err() == nil {
-		s.cond.Wait()
+		s.path.wait(&s.cond)
 	}
 	s.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -232,6 +232,6 @@ func (s *Session) UpdateKeys(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		s.cond.Wait()
+		s.path.wait(&s.cond)
 	}
 }

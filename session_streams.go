@@ -57,7 +57,7 @@ func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
 			s.table.opened++
 			return s.addStream(id), nil
 		}
-		s.cond.Wait()
+		s.path.wait(&s.cond)
 	}
 }
 

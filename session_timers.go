@@ -152,6 +152,10 @@ func (s *Session) await(ctx context.Context, ok func() bool) error {
 		case ok():
 			return nil
 		}
-		s.cond.Wait()
+		if s.path == nil {
+			s.cond.Wait()
+		} else {
+			s.path.wait(&s.cond)
+		}
 	}
 }

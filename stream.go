@@ -70,7 +70,9 @@ type streamRecv struct {
 	recvCond     sync.Cond
 	head, tail   *block
 	opening      bool // the path's reader writes into tail
-	reading      bool // a Read is copying out of head
+	reading      bool // a Read is copying out of head, or pumps
+	pumping      bool // it pumps
+	into         destination
 	waiting      int  // goroutines that wait to read
 	fin          bool // the peer's end has arrived
 	recvErr      error
@@ -145,7 +147,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 	if s.readClosed {
 		return ErrStreamClosed
 	}
-	s.readDeadline.set(&s.recvCond, t)
+	s.readDeadline.set(&s.recvMu, t, s.wakeReaders)
 	return nil
 }
 
@@ -160,7 +162,7 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 	if s.sendErr != nil {
 		return s.sendErr
 	}
-	s.writeDeadline.set(&s.sendCond, t)
+	s.writeDeadline.set(&s.sendMu, t, s.sendCond.Broadcast)
 	return nil
 }
 

@@ -32,11 +32,26 @@ func (s *Stream) open(rec, scratch []byte) (content []byte, t record.Type, err e
 	return content, t, err
 }
 
+// A destination says where a record was opened to. It belongs to who holds
+// the pump.
+type destination uint8
+
+const (
+	intoScratch destination = iota
+	intoBlock
+	intoRead // the buffer of the Read that pumps
+)
+
 func (s *Stream) reserve(n int, scratch []byte) []byte {
 	s.recvMu.Lock()
 	defer s.recvMu.Unlock()
 	if s.readClosed {
+		s.into = intoScratch
 		return scratch
+	}
+	if d := &s.sess.path.in.direct; d.stream == s && s.head == nil && len(d.buf)-d.n >= n {
+		s.into = intoRead
+		return d.buf[d.n : d.n+n : d.n+n]
 	}
 	if s.tail == nil || len(s.tail.free()) < n {
 		b := newBlock(n, s.tail != nil)
@@ -47,7 +62,7 @@ func (s *Stream) reserve(n int, scratch []byte) []byte {
 		}
 		s.tail = b
 	}
-	s.opening = true
+	s.into, s.opening = intoBlock, true
 	return s.tail.free()
 }
 
@@ -84,17 +99,16 @@ func (s *Stream) arrived(n int) error {
 	if !s.win.receive(n) {
 		return violation(wire.CodeFlowControl, "more bytes than the credit of stream %d", s.id)
 	}
-	if !s.opening || s.readClosed { // into scratch, or nobody reads it any more
-		s.opening = false
-		if !s.reading {
-			s.dropRead()
-		}
-		s.sess.consumed(n)
-		return nil
-	}
 	s.opening = false
-	s.tail.w += n
-	if n == 0 && !s.reading {
+	switch {
+	case s.into == intoRead:
+		s.sess.path.in.direct.n += n
+	case s.into == intoScratch || s.readClosed: // nobody reads it any more
+		s.sess.consumed(n)
+	default:
+		s.tail.w += n
+	}
+	if !s.reading && s.head != nil && s.head.r == s.head.w {
 		s.dropRead()
 	}
 	return nil
@@ -120,6 +134,9 @@ func (s *Stream) recvOpen() bool {
 func (s *Stream) settleReceived() {
 	s.recvMu.Lock()
 	if s.waiting > 0 {
+		s.sess.path.in.woke = true
+		s.sess.path.pump.waiters.Add(-int32(s.waiting))
+		s.waiting = 0
 		s.recvCond.Broadcast()
 	}
 	ended := s.fin
@@ -156,7 +173,10 @@ func (s *Stream) arrivedReset(code, size uint64) error {
 	s.win.received = size
 	s.recvEnded = true
 	s.recvErr = &StreamError{StreamID: s.id, Code: code, Remote: true}
-	unread := s.discard()
+	unread := 0
+	if !s.readClosed { // else CloseRead has counted it
+		unread = s.discard()
+	}
 	s.recvCond.Broadcast()
 	s.recvMu.Unlock()
 	if !s.sess.arrived(missing) {
@@ -183,58 +203,106 @@ func (s *Stream) discard() (unread int) {
 }
 
 // awaitBytes waits until there are bytes and takes the right to read them, or
-// returns why there are none. The caller holds recvMu.
-func (s *Stream) awaitBytes() error {
+// returns why there are none. Where it reads the socket itself, bytes may come
+// straight into p; n is how many. The caller holds recvMu.
+func (s *Stream) awaitBytes(p []byte) (n int, err error) {
 	for {
 		switch {
-		case s.readDeadline.expired:
-			return os.ErrDeadlineExceeded
+		case s.readDeadline.expired():
+			return 0, os.ErrDeadlineExceeded
 		case s.readClosed:
-			return ErrStreamClosed
+			return 0, ErrStreamClosed
 		case s.reading:
 		case s.head != nil && s.head.r < s.head.w:
 			s.reading = true
-			return nil
+			return 0, nil
 		case s.recvErr != nil:
-			return s.recvErr
+			return 0, s.recvErr
 		case s.fin:
-			return io.EOF
+			return 0, io.EOF
 		case s.sess.ended():
-			return s.sess.cause()
+			return 0, s.sess.cause()
+		case s.sess.path.pump.try():
+			if n := s.pump(p); n > 0 {
+				return n, nil
+			}
+			continue
 		}
 		s.waiting++
+		s.sess.path.pump.expect()
 		s.recvCond.Wait()
-		s.waiting--
+		if s.waiting > 0 {
+			s.waiting--
+			s.sess.path.pump.forgo()
+		}
+	}
+}
+
+// pump reads one piece from the socket for this stream and whatever else is in
+// it, and returns how many bytes it put into p. It sets reading if there are
+// some. The caller holds recvMu, and the path's pump, which it gives back.
+func (s *Stream) pump(p []byte) int {
+	s.reading, s.pumping = true, true
+	s.recvMu.Unlock()
+	path := s.sess.path
+	path.in.direct = direct{stream: s, buf: p}
+	err := path.readOnce()
+	n := path.in.direct.n
+	path.in.direct = direct{}
+	path.pump.release(err, true)
+	s.recvMu.Lock()
+	s.pumping = false
+	s.reading = n > 0
+	if n == 0 {
+		s.recvCond.Broadcast()
+		if s.recvErr != nil || s.readClosed {
+			s.discardHead()
+		}
+		s.dropRead()
+	}
+	return n
+}
+
+// wakeReaders makes every Read look again. The caller holds recvMu.
+func (s *Stream) wakeReaders() {
+	s.recvCond.Broadcast()
+	if s.pumping {
+		s.sess.path.interrupt()
 	}
 }
 
 // take calls use with unread bytes, piece by piece, until it wants no more or
-// there are no more. It waits for the first piece only.
-func (s *Stream) take(use func(p []byte) (n int, more bool)) error {
+// there are no more. It waits for the first piece only, which may come
+// straight into p; n is how many did, and then use isn't called.
+func (s *Stream) take(p []byte, use func(b []byte) (n int, more bool)) (n int, err error) {
 	s.recvMu.Lock()
-	if err := s.awaitBytes(); err != nil {
+	if n, err = s.awaitBytes(p); err != nil {
 		s.recvMu.Unlock()
-		return err
+		if err == io.EOF { // perhaps it came to this Read's own hands
+			s.sess.finished(s, false, true)
+		}
+		return 0, err
 	}
-	total := 0
-	for more := true; more && s.head != nil && s.head.r < s.head.w && !s.readClosed; {
+	total := n
+	for more := n == 0; more && s.head != nil && s.head.r < s.head.w && !s.readClosed; {
 		b := s.head
-		p := b.unread()
+		unread := b.unread()
 		s.recvMu.Unlock()
-		var n int
-		n, more = use(p)
+		var used int
+		used, more = use(unread)
 		s.recvMu.Lock()
 		if s.recvErr != nil || s.readClosed { // discard has counted these
 			break
 		}
-		b.r += n
-		total += n
+		b.r += used
+		total += used
 		s.dropRead()
 	}
 	s.reading = false
 	if s.recvErr != nil || s.readClosed {
 		s.discardHead()
 	}
+	s.dropRead()
 	s.recvCond.Broadcast()
 	credit := s.consume(total)
 	done := s.fin && s.head == nil
@@ -246,7 +314,7 @@ func (s *Stream) take(use func(p []byte) (n int, more bool)) error {
 	if done {
 		s.sess.finished(s, false, true)
 	}
-	return nil
+	return n, nil
 }
 
 // discardHead releases what discard had to leave to a Read.
@@ -262,7 +330,7 @@ func (s *Stream) consume(n int) (due bool) {
 	if n == 0 || s.fin || s.recvErr != nil {
 		return false
 	}
-	if due = s.win.consume(n, s.sess.rtt()); due {
+	if due = s.win.consume(n, s.sess.pathRTT()); due {
 		s.sess.words.giveCredit(s, s.win.limit)
 	}
 	return due
@@ -289,12 +357,13 @@ func (s *Stream) Read(p []byte) (n int, err error) {
 		return 0, nil
 	}
 	s.announceReading()
-	err = s.take(func(b []byte) (int, bool) {
-		c := copy(p[n:], b)
-		n += c
-		return c, n < len(p)
+	copied := 0
+	n, err = s.take(p, func(b []byte) (int, bool) {
+		c := copy(p[copied:], b)
+		copied += c
+		return c, copied < len(p)
 	})
-	return n, err
+	return n + copied, err
 }
 
 // WriteTo writes everything up to the peer's end of the stream to w, straight
@@ -306,7 +375,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	s.announceReading()
 	for {
 		var werr error
-		err = s.take(func(b []byte) (int, bool) {
+		_, err = s.take(nil, func(b []byte) (int, bool) {
 			n, e := w.Write(b)
 			if e == nil && n < len(b) {
 				e = io.ErrShortWrite
@@ -357,7 +426,7 @@ func (s *Stream) closeRead(code uint64) error {
 		unread = s.discard()
 	}
 	ended := s.recvEnded
-	s.recvCond.Broadcast()
+	s.wakeReaders()
 	s.recvMu.Unlock()
 
 	kick := s.sess.consumed(unread)

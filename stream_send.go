@@ -126,7 +126,7 @@ func (s *Stream) writeError() error {
 	switch {
 	case s.sendErr != nil:
 		return s.sendErr
-	case s.writeDeadline.expired:
+	case s.writeDeadline.expired():
 		return os.ErrDeadlineExceeded
 	case s.sess.over():
 		return s.sess.cause()
@@ -147,7 +147,7 @@ func (s *Stream) write(p []byte) (n int, err error) {
 			got, next = s.sess.gate.enter(&s.turn, int(min(uint64(len(p)), room, maxBatch)))
 		}
 		if got == 0 {
-			s.sendCond.Wait()
+			s.sess.path.wait(&s.sendCond)
 			continue
 		}
 		s.sent += uint64(got)
@@ -159,7 +159,9 @@ func (s *Stream) write(p []byte) (n int, err error) {
 			return n, err
 		}
 		n += got
-		p = p[got:]
+		if p = p[got:]; len(p) == 0 {
+			return n, nil // whatever has ended the stream since
+		}
 	}
 }
 
@@ -227,10 +229,10 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 	if s.plain != nil {
 		return io.Copy(struct{ io.Writer }{s.plain}, r)
 	}
-	buf := readBuffers.get()
-	defer readBuffers.put(buf)
+	buf := batches.get()
+	defer batches.put(buf)
 	for {
-		n, rerr := r.Read((*buf)[:maxBatch])
+		n, rerr := r.Read(*buf)
 		if n > 0 {
 			w, werr := s.Write((*buf)[:n])
 			total += int64(w)
@@ -369,6 +371,6 @@ func (s *Stream) Flush(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		s.sendCond.Wait()
+		s.sess.path.wait(&s.sendCond)
 	}
 }

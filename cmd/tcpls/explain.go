@@ -79,12 +79,17 @@ func explain(ctx context.Context, err error) *failure {
 		return &failure{status: exitInterrupted, text: "interrupted"}
 	}
 	var pathed *pathedError
-	if errors.As(err, &pathed) {
-		f := classify(pathed.err)
-		f.text = pathed.name + ": " + f.text
-		return f
+	named := errors.As(err, &pathed)
+	if named {
+		err = pathed.err
 	}
-	return classify(err)
+	f := classify(err)
+	// The packages' names tell a person nothing.
+	f.text = strings.TrimPrefix(strings.TrimPrefix(f.text, "tcpls: "), "tls13: ")
+	if named {
+		f.text = pathed.name + ": " + f.text
+	}
+	return f
 }
 
 func classify(err error) *failure {
@@ -103,7 +108,11 @@ func classify(err error) *failure {
 	case errors.As(err, &path):
 		return &failure{status: exitUsage, text: path.Error()}
 	case errors.As(err, &status):
-		return &failure{exitUnreachable, status.Error(), statusHint(status.code)}
+		f := &failure{exitUnreachable, status.Error(), statusHint(status.code)}
+		if status.code == http.StatusUnprocessableEntity {
+			f.status = exitUnverified // what arrived there isn't what was announced
+		}
+		return f
 	case errors.As(err, &digest):
 		return &failure{exitUnverified, digest.Error(), "nothing was kept; try again, and if it stays like this, distrust the server"}
 	case errors.Is(err, tcpls.ErrNotTCPLS):

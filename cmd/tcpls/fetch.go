@@ -79,7 +79,10 @@ func (d *fetch) run(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(part.Sync(), part.Close(), os.Rename(name, d.saveAs)); err != nil {
+	if err := errors.Join(part.Sync(), part.Close()); err != nil {
+		return nil, &localError{err}
+	}
+	if err := os.Rename(name, d.saveAs); err != nil {
 		return nil, &localError{err}
 	}
 	return r, nil
@@ -123,7 +126,7 @@ func hasParts(file string) bool {
 	}
 	for _, e := range entries {
 		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(file))
-		if ok && isPartName(rest) {
+		if ok && rest != "" && partPattern.FindString(rest) == rest {
 			return true
 		}
 	}

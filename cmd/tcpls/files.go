@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -33,10 +34,9 @@ type fileServer struct {
 func (s *fileServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	count := &counter{ResponseWriter: w}
-	// net/http aborts a handler whose client has gone by this panic.
 	defer func() {
-		s.say("%s  %s %q  %d  %v in %s%s", r.RemoteAddr, r.Method, r.URL.Path, count.status, size(count.n+received(r)),
-			brief(time.Since(started)), over(r))
+		s.say("%s  %s %q  %d  %v in %s%s", r.RemoteAddr, r.Method, r.URL.Path, cmp.Or(count.status, http.StatusOK),
+			size(count.n+received(r)), brief(time.Since(started)), over(r))
 	}()
 	w.Header().Set("Server", "tcpls")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -99,7 +99,7 @@ func (s progressState) bar(width int) string {
 	// The last column stays free: terminals wrap when it is written.
 	room := width - 1 - len(text) - len("[]  ")
 	if s.total > 0 && room >= 10 {
-		room = min(room, 40)
+		room = min(room, 30)
 		full := int(int64(room) * min(s.done, s.total) / s.total)
 		text = "[" + strings.Repeat("=", full) + strings.Repeat(" ", room-full) + "]  " + text
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -32,11 +33,12 @@ func TestMain(m *testing.M) {
 //	interrupt NAME STATUS             the same, after an interrupt
 //	exits STATUS CMD...               exec, and check the exit status
 //	server NAME KIND                  a server of the test's own at $NAME (servers_test.go)
+//	plainclient ADDR SENT RECEIVED    a crypto/tls client that moves a file each way
 //	arrived NAME                      wait until that server is at its decisive moment
 //	same FILE FILE                    compare what isn't text
 //	make FILE SIZE                    a file that can't be compressed
-//	part FILE BYTES SAVED             the first bytes of FILE as the part of SAVED that get
-//	                                  leaves when it is cut off from serve
+//	part VERB FILE BYTES SAVED        the first bytes of FILE as the part of SAVED that get or
+//	                                  put leaves, here or at the server, when it is cut off
 //	spoil FILE                        change the first byte
 //	certificate CERT KEY NAME...      a certificate and its key
 func TestScripts(t *testing.T) {
@@ -48,6 +50,7 @@ func TestScripts(t *testing.T) {
 			env.Values[processesKey{}] = make(processes)
 			env.Values[serversKey{}] = make(map[string]*testServer)
 			env.Setenv("SSLKEYLOGFILE", "")
+			env.Setenv("GORACE", quickExit)
 			return nil
 		},
 		Condition: hasProgram,
@@ -57,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"interrupt":   func(ts *testscript.TestScript, _ bool, args []string) { cmdEnd(ts, args, os.Interrupt) },
 			"exits":       cmdExits,
 			"server":      cmdServer,
+			"plainclient": cmdPlainClient,
 			"arrived":     cmdArrived,
 			"same":        cmdSame,
 			"make":        cmdMake,
@@ -80,6 +84,9 @@ func hasProgram(condition string) (bool, error) {
 	}
 	return err == nil, nil
 }
+
+// quickExit spares each process of a race build its second of waiting.
+const quickExit = "atexit_sleep_ms=10"
 
 type (
 	processesKey struct{}
@@ -116,7 +123,7 @@ func cmdStart(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	p.cmd = exec.Command(program, args[1:]...)
 	p.cmd.Dir = ts.MkAbs(".")
-	p.cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"), "SSLKEYLOGFILE=")
+	p.cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"), "SSLKEYLOGFILE=", "GORACE="+quickExit)
 	p.cmd.Stdin = stdin
 	first := make(chan string, 1)
 	for _, pipe := range []struct {
@@ -199,14 +206,17 @@ func cmdMake(ts *testscript.TestScript, _ bool, args []string) {
 
 func cmdPart(ts *testscript.TestScript, _ bool, args []string) {
 	var n size
-	ts.Check(n.Set(args[1]))
-	file := ts.MkAbs(args[0])
+	ts.Check(n.Set(args[2]))
+	file := ts.MkAbs(args[1])
 	info, err := os.Stat(file)
 	ts.Check(err)
 	content, err := os.ReadFile(file)
 	ts.Check(err)
 	mark := fmt.Sprintf("%s %d", versionOf("", info).tag(), info.Size())
-	ts.Check(os.WriteFile(partName(ts.MkAbs(args[2]), mark), content[:n], 0o644))
+	if args[0] == "put" {
+		mark = digest(sha256.Sum256(content)).String()
+	}
+	ts.Check(os.WriteFile(partName(ts.MkAbs(args[3]), mark), content[:n], 0o644))
 }
 
 func cmdSpoil(ts *testscript.TestScript, _ bool, args []string) {

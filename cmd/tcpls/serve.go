@@ -75,7 +75,11 @@ func (t *tool) serve(ctx context.Context, f *serveFlags, args []string) error {
 	if _, err := fmt.Fprintln(t.out, url); err != nil {
 		return &localError{err}
 	}
-	t.say("serving %q; get files with: tcpls get '%s'", files.root.Name(), url)
+	verb := "list and get the files"
+	if files.only != "" {
+		verb = "get it"
+	}
+	t.say("serving %q; %s with: tcpls get '%s'", filepath.Join(files.root.Name(), files.only), verb, url)
 	if f.cert == "" {
 		t.say("the certificate is made for this run, and the pin with it; --cert and --key keep them")
 	}
@@ -86,7 +90,7 @@ func (t *tool) serve(ctx context.Context, f *serveFlags, args []string) error {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(t.logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(t.logger.Handler(), slog.LevelWarn),
 	}
 	return t.serveUntil(ctx, server, ln)
 }

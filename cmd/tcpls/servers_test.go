@@ -167,6 +167,22 @@ func (s *testServer) talk(ln net.Listener, chatter bool) {
 	}
 }
 
+func cmdPlainClient(ts *testscript.TestScript, _ bool, args []string) {
+	content, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	conn, err := tls.Dial("tcp", args[0], &tls.Config{InsecureSkipVerify: true})
+	ts.Check(err)
+	defer conn.Close()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(content)
+		sent <- errors.Join(err, conn.CloseWrite())
+	}()
+	received, err := io.ReadAll(conn)
+	ts.Check(errors.Join(err, <-sent))
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), received, 0o644))
+}
+
 func cmdArrived(ts *testscript.TestScript, _ bool, args []string) {
 	<-ts.Value(serversKey{}).(map[string]*testServer)[args[0]].arrived
 }

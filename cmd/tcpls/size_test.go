@@ -72,7 +72,7 @@ func TestProgressDisplay(t *testing.T) {
 			}
 		}
 	}
-	if got, want := (progressState{done: 1e6, total: 2e6, files: 1, elapsed: time.Second}).bar(80), "[================                ]  1.00 MB of 2.00 MB  50%  1.00 MB/s  1s left"; got != want {
+	if got, want := (progressState{done: 1e6, total: 2e6, files: 1, elapsed: time.Second}).bar(80), "[===============               ]  1.00 MB of 2.00 MB  50%  1.00 MB/s  1s left"; got != want {
 		t.Errorf("bar\n got %q\nwant %q", got, want)
 	}
 }

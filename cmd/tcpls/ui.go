@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 
 	"golang.org/x/term"
@@ -75,7 +74,7 @@ func (u *ui) fail(f *failure) {
 	if u.color {
 		word = "\x1b[31merror:\x1b[0m"
 	}
-	u.say("%s %s", word, strings.TrimPrefix(f.text, "tcpls: "))
+	u.say("%s %s", word, f.text)
 	if f.hint != "" {
 		u.say("hint: %s", f.hint)
 	}

@@ -247,3 +247,23 @@ func TestUploadThroughLinks(t *testing.T) {
 		t.Errorf("the file behind a link holds %q", got)
 	}
 }
+
+// A taken name is refused at the last moment too, unless it may be replaced.
+func TestPlace(t *testing.T) {
+	files, _ := newTestUploads(t, false, 1000)
+	for _, name := range []string{"p", "q"} {
+		if err := files.root.WriteFile(name, []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := files.place("p", "a.txt"); err != errExists || readTest(t, files, "a.txt") != "hello" {
+		t.Errorf("a taken name: %v", err)
+	}
+	if err := files.place("p", "new"); err != nil || readTest(t, files, "new") != "p" {
+		t.Errorf("a free name: %v", err)
+	}
+	files.put.overwrite = true
+	if err := files.place("q", "a.txt"); err != nil || readTest(t, files, "a.txt") != "q" {
+		t.Errorf("a name that may be replaced: %v", err)
+	}
+}

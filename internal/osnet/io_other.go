@@ -24,3 +24,6 @@ func (*IO) WaitReadable() error { panic("osnet: no IO on this system") }
 
 // WaitWritable can't be called.
 func (*IO) WaitWritable() error { panic("osnet: no IO on this system") }
+
+// ReadNext is never called: there is no IO.
+func (*IO) ReadNext(func() []byte, func()) (int, error) { panic("osnet: no IO on this system") }

@@ -14,9 +14,9 @@ import (
 // An IO reads and writes a connection with one system call at a time, without
 // waiting and without allocating, and waits without holding a buffer.
 //
-// One goroutine at a time may use TryRead and WaitReadable, and one TryWrite,
-// TryWritev and WaitWritable. None of them knows the connection's deadlines:
-// nobody should set any. Close may be called on the connection at any time;
+// One goroutine at a time may use TryRead, ReadNext and WaitReadable, and one TryWrite,
+// TryWritev and WaitWritable. Only ReadNext knows the connection's
+// deadlines. Close may be called on the connection at any time;
 // what waits then returns an error that matches [net.ErrClosed].
 type IO struct {
 	conn net.Conn
@@ -26,7 +26,10 @@ type IO struct {
 	bufs [][]byte // of a TryWritev that is running
 
 	// Method values, bound once, since binding allocates.
-	read, write, writev, readable, writable func(fd uintptr) bool
+	read, readNext, write, writev, readable, writable func(fd uintptr) bool
+
+	buffer func() []byte // of a ReadNext that is running
+	idle   func()
 }
 
 // A direction holds what a system call takes and returns.
@@ -56,7 +59,7 @@ func NewIO(c net.Conn) (_ *IO, ok bool) {
 		return nil, false
 	}
 	o := &IO{conn: c, raw: raw}
-	o.read, o.readable = o.doRead, o.doReadable
+	o.read, o.readNext, o.readable = o.doRead, o.doReadNext, o.doReadable
 	o.write, o.writev, o.writable = o.doWrite, o.doWritev, o.doWritable
 	return o, true
 }
@@ -82,6 +85,32 @@ func (o *IO) doRead(fd uintptr) bool {
 			return true
 		}
 	}
+}
+
+// ReadNext waits for bytes and reads them into what buffer returns, which must
+// not be empty. Before it waits, it calls idle, after which that memory isn't
+// touched any more; buffer is then called again. The error is [io.EOF] at the
+// end, else as that of Read; a read deadline of the connection is obeyed.
+func (o *IO) ReadNext(buffer func() []byte, idle func()) (int, error) {
+	d := &o.in
+	o.buffer, o.idle = buffer, idle
+	err := o.raw.Read(o.readNext)
+	d.buf, o.buffer, o.idle = nil, nil, nil
+	if err == nil && d.err == nil && d.n == 0 {
+		return 0, io.EOF
+	}
+	return d.result("read", o.conn, err)
+}
+
+func (o *IO) doReadNext(fd uintptr) bool {
+	d := &o.in
+	d.buf = o.buffer()
+	o.doRead(fd)
+	if d.err != unix.EAGAIN {
+		return true
+	}
+	o.idle()
+	return false
 }
 
 // TryWrite writes as much of p as the kernel takes. The error is

@@ -63,20 +63,28 @@ func (c *Context) setNonce() []byte {
 // most MaxPlaintext bytes of content; room for one byte of type and the tag
 // behind it saves an allocation. The returned slice is the whole record.
 func (c *Context) Seal(b []byte, t Type) ([]byte, error) {
-	if len(b)-HeaderLen > MaxPlaintext {
+	return c.SealTo(b, b[HeaderLen:], t)
+}
+
+// SealTo is Seal for content that lies elsewhere: it writes the record to the
+// front of dst, of whose memory Overhead bytes more than the content are used.
+// The byte behind the content, if there is room, is overwritten.
+func (c *Context) SealTo(dst, content []byte, t Type) ([]byte, error) {
+	if len(content) > MaxPlaintext {
 		return nil, ErrPlaintext
 	}
 	if c.keys.sealed.Add(1) > c.keys.suite.MaxRecords {
 		return nil, ErrKeyLimit
 	}
-	b = append(b, byte(t))
-	putHeader(b, len(b)-HeaderLen+TagLen)
-	body := c.keys.aead.Seal(b[HeaderLen:HeaderLen], c.setNonce(), b[HeaderLen:], b[:HeaderLen])
+	content = append(content, byte(t))
+	head := dst[:HeaderLen]
+	putHeader(head, len(content)+TagLen)
+	body := c.keys.aead.Seal(dst[HeaderLen:HeaderLen], c.setNonce(), content, head)
 	c.seq++
-	if cap(b) < HeaderLen+len(body) { // Seal had to move the body
-		return append(b[:HeaderLen:HeaderLen], body...), nil
+	if n := HeaderLen + len(body); n <= cap(dst) {
+		return dst[:n], nil
 	}
-	return b[:HeaderLen+len(body)], nil
+	return append(head[:HeaderLen:HeaderLen], body...), nil // Seal had to allocate
 }
 
 // Open authenticates the record rec, header included, and writes its content

@@ -2,10 +2,10 @@
 // input and output: bytes go in, bytes and facts come out. It opens no
 // sockets, starts no goroutines and waits for nothing.
 //
-//	             ┌────────────────── Conn ──────────────────┐
-//	 transport ─►│ Feed ─► records ─► messages ─► next step │
-//	 transport ◄─│ Output ◄─ records ◄─ flight ◄─────┘      │
-//	             └──────────────────────────────────────────┘
+//	            ┌────────────────── Conn ──────────────────┐
+//	transport ─►│ Feed ─► records ─► messages ─► next step │
+//	transport ◄─│ Output ◄─ records ◄─ flight ◄─────┘      │
+//	            └──────────────────────────────────────────┘
 //
 // A client and a server, each a Conn, with the steps that take the messages:
 //

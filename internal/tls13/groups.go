@@ -157,18 +157,14 @@ func (k *keyPair) shared(share []byte) ([]byte, error) {
 	return k.group.join(secret, kemSecret), nil
 }
 
-// respond is the server's half: it makes a share and the secret from the
-// client's share.
-func (g *group) respond(random io.Reader, share []byte) (answer, secret []byte, err error) {
+// respond is the server's half: with a key of its own for the curve, it makes
+// its share and the secret from the client's share, which alone can be wrong.
+func (g *group) respond(own *ecdh.PrivateKey, share []byte) (answer, secret []byte, err error) {
 	keyLen := 0
 	if g.kem != nil {
 		keyLen = g.kem.keyLen
 	}
 	point, kemKey, err := g.split(share, keyLen)
-	if err != nil {
-		return nil, nil, err
-	}
-	own, err := g.curve.GenerateKey(random)
 	if err != nil {
 		return nil, nil, err
 	}

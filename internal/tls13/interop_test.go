@@ -45,7 +45,7 @@ const echoed = "one message, and an echo"
 
 // overGo connects one end of ours with one of crypto/tls, lets the client
 // send and the server echo, and returns both outcomes.
-func overGo(t testing.TB, ours *Conn, peer func(net.Conn) *tls.Conn) (err error, theirs outcome) {
+func overGo(t testing.TB, ours *Conn, peer func(net.Conn) *tls.Conn) (theirs outcome, err error) {
 	t.Helper()
 	a, b := loopback(t)
 	ourNet, theirNet := a, b
@@ -61,7 +61,7 @@ func overGo(t testing.TB, ours *Conn, peer func(net.Conn) *tls.Conn) (err error,
 	}()
 	err = ourEnd(&driver{Conn: ours, net: ourNet})
 	ourNet.Close()
-	return err, <-done
+	return <-done, err
 }
 
 func goEnd(conn *tls.Conn, isServer bool) error {
@@ -151,13 +151,13 @@ func bothWays(t *testing.T, client, server *tls.Config, check func(t *testing.T,
 	})
 	t.Run("Go server", func(t *testing.T) {
 		c := mustClient(t, &Config{TLS: client})
-		err, theirs := overGo(t, c, func(n net.Conn) *tls.Conn { return tls.Server(n, server) })
+		theirs, err := overGo(t, c, func(n net.Conn) *tls.Conn { return tls.Server(n, server) })
 		mustAgree(t, err, c, theirs)
 		check(t, c)
 	})
 	t.Run("Go client", func(t *testing.T) {
 		s := mustServer(t, &Config{TLS: server})
-		err, theirs := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
+		theirs, err := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
 		mustAgree(t, err, s, theirs)
 		check(t, s)
 	})
@@ -278,7 +278,7 @@ func mustRefuse(t *testing.T, client, server *tls.Config, want Alert) {
 		t.Errorf("our client: %v, want the alert %v", clientErr, want)
 	}
 	s = mustServer(t, &Config{TLS: server})
-	err, theirs := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
+	theirs, err := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
 	if a, ok := alertOf(err); !ok || a != want {
 		t.Errorf("our server: %v, want %v", err, want)
 	}
@@ -352,11 +352,11 @@ func TestKeyLog(t *testing.T) {
 			switch arrangement {
 			case "Go server":
 				c := mustClient(t, &Config{TLS: client})
-				err, theirs := overGo(t, c, func(n net.Conn) *tls.Conn { return tls.Server(n, server) })
+				theirs, err := overGo(t, c, func(n net.Conn) *tls.Conn { return tls.Server(n, server) })
 				mustAgree(t, err, c, theirs)
 			case "Go client":
 				s := mustServer(t, &Config{TLS: server})
-				err, theirs := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
+				theirs, err := overGo(t, s, func(n net.Conn) *tls.Conn { return tls.Client(n, client) })
 				mustAgree(t, err, s, theirs)
 			default:
 				c, s := newTestPair(t, &Config{TLS: client}, &Config{TLS: server})

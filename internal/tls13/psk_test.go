@@ -17,4 +17,3 @@ func pskBody(o *offeredPSKs) []byte {
 		})
 	})
 }
-

@@ -2,6 +2,7 @@ package tls13
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"slices"
 	"testing"
@@ -313,7 +314,7 @@ func (p *puppet) serverHello(change func(m *serverHello)) {
 	if !ok {
 		p.t.Fatalf("client sends no share for %v", p.group.id)
 	}
-	answer, shared, err := p.group.respond(nil, share)
+	answer, shared, err := p.group.respond(must(p.group.curve.GenerateKey(rand.Reader)), share)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package tls13
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/tls"
 	"io"
 	"slices"
@@ -213,13 +214,13 @@ func (h *serverHandshake) respond() (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	answer, shared, err := h.group.respond(randReader(c.tls), share)
+	random, own, err := h.fresh()
+	if err != nil {
+		return step{}, because(AlertInternalError, err, "Config.Rand")
+	}
+	answer, shared, err := h.group.respond(own, share)
 	if err != nil {
 		return step{}, because(AlertIllegalParameter, err, "client's key share is invalid")
-	}
-	random := make([]byte, randomLen)
-	if _, err := io.ReadFull(randReader(c.tls), random); err != nil {
-		return step{}, because(AlertInternalError, err, "Config.Rand")
 	}
 	err = h.send(h.serverHello(random, extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})}))
 	if err != nil {
@@ -240,6 +241,15 @@ func (h *serverHandshake) respond() (step, error) {
 		return step{want: typeCertificate, run: h.clientCertificate}, nil
 	}
 	return h.withoutCertificate(&peerChain{})
+}
+
+// fresh makes what is new in each ServerHello: its random and our key.
+func (h *serverHandshake) fresh() (random []byte, own *ecdh.PrivateKey, err error) {
+	random = make([]byte, randomLen)
+	if _, err = io.ReadFull(randReader(h.c.tls), random); err == nil {
+		own, err = h.group.curve.GenerateKey(randReader(h.c.tls))
+	}
+	return random, own, err
 }
 
 // handshakeKeys moves both directions to the handshake traffic keys.

@@ -128,10 +128,17 @@ func mustAnswer(t *testing.T, c io.ReadWriter, line, want string) {
 
 func mustRead(t *testing.T, c io.Reader, want string) {
 	t.Helper()
+	if err := readLine(c, want); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readLine(c io.Reader, want string) error {
 	got := make([]byte, len(want)+1)
 	if n, err := io.ReadFull(c, got); err != nil || string(got) != want+"\n" {
-		t.Fatalf("read %q, %v; want the line %q", got[:n], err, want)
+		return fmt.Errorf("read %q, %v; want the line %q", got[:n], err, want)
 	}
+	return nil
 }
 
 // mustEndCleanly ends our side and expects the peer's close_notify.

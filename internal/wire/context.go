@@ -13,7 +13,7 @@ const (
 )
 
 // MaxStreams is the highest value of a stream limit (protocol 5.5).
-const MaxStreams = 1 << 29
+const MaxStreams = 1<<29 - 1
 
 // PathContext returns the id of a path's own context.
 func PathContext(path uint16) uint32 {

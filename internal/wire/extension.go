@@ -95,6 +95,9 @@ func (p *Parameters) parse(b []byte) error {
 		if value.short || len(value.b) > 0 {
 			return &Error{"2.3", fmt.Sprintf("parameter %d that isn't one varint", id)}
 		}
+		if p.StreamLimit > MaxStreams {
+			return &Error{"2.3", fmt.Sprintf("stream_limit %d", p.StreamLimit)}
+		}
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func Need(t testing.TB, program string) {
 }
 
 // patience is how long a program may take for everything.
-const patience = time.Minute
+const patience = 30 * time.Second
 
 // A Process is a running program. Its methods may be called from several
 // goroutines, but those that fail the test only from the test's own.
@@ -54,10 +54,11 @@ type Process struct {
 	changed sync.Cond
 	out     []byte // stdout
 	all     []byte // stdout and stderr, as they came
+	seen    int    // how much of all WaitFor has passed
 	over    bool
 }
 
-// Start runs a program until it ends, the test does, or a minute is over.
+// Start runs a program until it ends, the test does, or half a minute is over.
 func Start(t testing.TB, program string, args ...string) *Process {
 	t.Helper()
 	Need(t, program)
@@ -90,7 +91,8 @@ func Start(t testing.TB, program string, args ...string) *Process {
 		cancel()
 		<-p.ended
 		if t.Failed() {
-			t.Logf("%s: %v\n%s", p.command, p.err, p.Output())
+			out := p.Output()
+			t.Logf("%s: %v\n%s", p.command, p.err, out[max(0, len(out)-8<<10):])
 		}
 	})
 	return p
@@ -119,16 +121,21 @@ func (p *Process) Output() string {
 	return string(p.all)
 }
 
-// WaitFor waits until the program has written text, and returns the rest of
-// that line. The test fails if the program ends before.
+// WaitFor waits until the program has written text, behind what the WaitFor
+// before has found, and returns the rest of that line. The test fails if the
+// program ends before.
 func (p *Process) WaitFor(text string) string {
 	p.t.Helper()
 	var rest string
 	p.wait("text "+text, func() bool {
-		_, after, found := bytes.Cut(p.all, []byte(text))
+		_, after, found := bytes.Cut(p.all[p.seen:], []byte(text))
 		line, _, whole := bytes.Cut(after, []byte("\n"))
+		if !found || !whole {
+			return false
+		}
 		rest = strings.TrimSpace(string(line))
-		return found && whole
+		p.seen = len(p.all) - len(after)
+		return true
 	})
 	return rest
 }

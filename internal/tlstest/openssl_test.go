@@ -1,0 +1,412 @@
+package tlstest_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/go-tcpls/tcpls/internal/tls13"
+	"github.com/go-tcpls/tcpls/internal/tlstest"
+	"github.com/go-tcpls/tcpls/internal/tlstest/outside"
+)
+
+// What OpenSSL 3.0, GnuTLS 3.7 and we have in common, and GnuTLS's names.
+var (
+	commonSuites = []struct{ id, gnutls string }{
+		{"TLS_AES_128_GCM_SHA256", "+AES-128-GCM"},
+		{"TLS_AES_256_GCM_SHA384", "+AES-256-GCM"},
+		{"TLS_CHACHA20_POLY1305_SHA256", "+CHACHA20-POLY1305"},
+	}
+	commonGroups = []struct {
+		id              tls.CurveID
+		openssl, gnutls string
+	}{
+		{tls.X25519, "X25519", "+GROUP-X25519"},
+		{tls.CurveP256, "P-256", "+GROUP-SECP256R1"},
+		{tls.CurveP384, "P-384", "+GROUP-SECP384R1"},
+		{tls.CurveP521, "P-521", "+GROUP-SECP521R1"},
+	}
+)
+
+// openssl13 has the arguments that all s_server commands need.
+func openssl13(l *outside.Leaf, more ...string) []string {
+	return append([]string{"-tls1_3", "-cert", l.CertFile, "-key", l.KeyFile}, more...)
+}
+
+// sClient starts openssl s_client, which verifies the server's certificate.
+func (s *served) sClient(a *outside.Authority, more ...string) *outside.Process {
+	s.t.Helper()
+	return outside.Start(s.t, "openssl", append([]string{
+		"s_client", "-connect", s.addr, "-CAfile", a.File, "-verify_return_error",
+		"-servername", "localhost", "-verify_hostname", "localhost",
+	}, more...)...)
+}
+
+func TestOpenSSLServer(t *testing.T) {
+	outside.Need(t, "openssl")
+	authority := outside.NewAuthority(t)
+	for _, kind := range outside.Kinds {
+		leaf := authority.Issue(t, kind, nil)
+		for _, suite := range commonSuites {
+			t.Run(kind+"/"+suite.id, func(t *testing.T) {
+				_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-ciphersuites", suite.id, "-rev")...)
+				for _, group := range commonGroups {
+					cfg := clientConfig(authority)
+					cfg.CurvePreferences = []tls.CurveID{group.id}
+					c := mustDial(t, addr, cfg)
+					mustContain(t, "handshake", tlstest.Facts(c), suite.id, group.id.String())
+					mustAnswer(t, c, "stressed", "desserts")
+					mustEndCleanly(t, c)
+				}
+			})
+		}
+	}
+}
+
+func TestOpenSSLClient(t *testing.T) {
+	outside.Need(t, "openssl")
+	authority := outside.NewAuthority(t)
+	for _, kind := range outside.Kinds {
+		s := serve(t, serverConfig(authority.Issue(t, kind, nil)), tlstest.Behaviour{})
+		for _, suite := range commonSuites {
+			for _, group := range commonGroups {
+				t.Run(fmt.Sprint(kind, "/", suite.id, "/", group.id), func(t *testing.T) {
+					p := (&served{t: t, addr: s.addr, lines: s.lines}).sClient(authority, "-ciphersuites", suite.id, "-groups", group.openssl)
+					p.WaitFor("Verify return code: 0 (ok)")
+					p.Say("a line there and back")
+					p.WaitFor("a line there and back")
+					if _, err := p.Finish(); err != nil {
+						t.Error(err)
+					}
+					s.said(suite.id, group.id.String(), "name=localhost: closed")
+				})
+			}
+		}
+	}
+}
+
+func TestOpenSSLRetry(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	for _, group := range commonGroups[1:] {
+		t.Run("server/"+group.openssl, func(t *testing.T) {
+			_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-groups", group.openssl, "-rev")...)
+			cfg := clientConfig(authority)
+			cfg.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, group.id}
+			c := mustDial(t, addr, cfg)
+			mustContain(t, "handshake", tlstest.Facts(c), group.id.String(), "retried=yes")
+			mustAnswer(t, c, "stressed", "desserts")
+			mustEndCleanly(t, c)
+		})
+		t.Run("client/"+group.openssl, func(t *testing.T) {
+			cfg := serverConfig(leaf)
+			cfg.CurvePreferences = []tls.CurveID{group.id}
+			s := serve(t, cfg, tlstest.Behaviour{})
+			p := s.sClient(authority, "-groups", "X25519:"+group.openssl)
+			p.WaitFor("Verify return code: 0 (ok)")
+			p.Say("after a retry")
+			p.WaitFor("after a retry")
+			if _, err := p.Finish(); err != nil {
+				t.Error(err)
+			}
+			s.said(group.id.String(), "retried=yes", "closed")
+		})
+	}
+}
+
+func TestOpenSSLClientCertificate(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	for _, kind := range outside.Kinds {
+		own := authority.Issue(t, kind, nil)
+		t.Run("server/"+kind, func(t *testing.T) {
+			_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-CAfile", authority.File, "-Verify", "1", "-verify_return_error", "-rev")...)
+			cfg := clientConfig(authority)
+			cfg.Certificates = []tls.Certificate{own.TLS}
+			c := mustDial(t, addr, cfg)
+			mustAnswer(t, c, "stressed", "desserts")
+			mustEndCleanly(t, c)
+		})
+		t.Run("client/"+kind, func(t *testing.T) {
+			cfg := serverConfig(leaf)
+			cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool
+			s := serve(t, cfg, tlstest.Behaviour{})
+			p := s.sClient(authority, "-cert", own.CertFile, "-key", own.KeyFile)
+			p.Say("who am I")
+			p.WaitFor("who am I")
+			if _, err := p.Finish(); err != nil {
+				t.Error(err)
+			}
+			s.said("peer=", kind, "closed")
+		})
+	}
+	t.Run("server/none", func(t *testing.T) {
+		_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-Verify", "1", "-rev")...)
+		c := mustDial(t, addr, clientConfig(authority)) // complete before the server has judged
+		_, err := io.ReadAll(c)
+		var alert *tls13.AlertError
+		if !errors.As(err, &alert) || alert.Alert != tls13.AlertCertificateRequired {
+			t.Errorf("Read: %v, want the alert certificate_required", err)
+		}
+	})
+	t.Run("client/none", func(t *testing.T) {
+		cfg := serverConfig(leaf)
+		cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool
+		s := serve(t, cfg, tlstest.Behaviour{})
+		p := s.sClient(authority)
+		p.WaitFor("alert number 116")
+		s.said("failed", "certificate_required")
+	})
+	t.Run("client/stranger", func(t *testing.T) {
+		cfg := serverConfig(leaf)
+		cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, outside.NewAuthority(t).Pool
+		s := serve(t, cfg, tlstest.Behaviour{})
+		p := s.sClient(authority, "-cert", leaf.CertFile, "-key", leaf.KeyFile)
+		p.WaitFor("alert unknown ca")
+		s.said("failed", "unknown_ca")
+	})
+}
+
+func TestOpenSSLALPN(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	t.Run("server", func(t *testing.T) {
+		_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-alpn", "b,a", "-rev")...)
+		cfg := clientConfig(authority)
+		cfg.NextProtos = []string{"a", "b"}
+		c := mustDial(t, addr, cfg)
+		mustContain(t, "handshake", tlstest.Facts(c), "alpn=b")
+		mustEndCleanly(t, c)
+	})
+	t.Run("client", func(t *testing.T) {
+		cfg := serverConfig(leaf)
+		cfg.NextProtos = []string{"b", "a"}
+		s := serve(t, cfg, tlstest.Behaviour{})
+		p := s.sClient(authority, "-alpn", "a,b")
+		if protocol := p.WaitFor("ALPN protocol: "); protocol != "b" {
+			t.Errorf("s_client got protocol %q", protocol)
+		}
+		if _, err := p.Finish(); err != nil {
+			t.Error(err)
+		}
+		s.said("alpn=b", "closed")
+	})
+	t.Run("none in common", func(t *testing.T) {
+		cfg := serverConfig(leaf)
+		cfg.NextProtos = []string{"b"}
+		s := serve(t, cfg, tlstest.Behaviour{})
+		p := s.sClient(authority, "-alpn", "a")
+		p.WaitFor("alert no application protocol")
+		s.said("failed", "no_application_protocol")
+	})
+}
+
+// TestOpenSSLRefused has servers whose certificates we must refuse, by the
+// right error and the right alert.
+func TestOpenSSLRefused(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	for _, test := range []struct {
+		name   string
+		leaf   *outside.Leaf
+		server string
+		is     func(error) bool
+		alert  string
+	}{
+		{"wrong name", authority.Issue(t, outside.P256, nil), "other.example", isError[x509.HostnameError], "alert bad certificate"},
+		{"expired", authority.Issue(t, outside.P256, outside.Expired), "localhost", isExpired, "alert certificate expired"},
+		{"unknown authority", outside.NewAuthority(t).Issue(t, outside.P256, nil), "localhost", isError[x509.UnknownAuthorityError], "alert unknown ca"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p, addr := outside.OpenSSLServer(t, openssl13(test.leaf, "-rev")...)
+			cfg := clientConfig(authority)
+			cfg.ServerName = test.server
+			_, err := dial(t, addr, cfg)
+			if !isError[*tls.CertificateVerificationError](err) || !test.is(err) {
+				t.Errorf("Handshake: %v (%T)", err, err)
+			}
+			p.WaitFor(test.alert)
+		})
+	}
+}
+
+func isError[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+func isExpired(err error) bool {
+	e, ok := errors.AsType[x509.CertificateInvalidError](err)
+	return ok && e.Reason == x509.Expired
+}
+
+// TestOpenSSLRefuses has clients that refuse our certificate.
+func TestOpenSSLRefuses(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	for _, test := range []struct {
+		name        string
+		leaf        *outside.Leaf
+		says, alert string
+	}{
+		{"expired", authority.Issue(t, outside.P256, outside.Expired), "certificate has expired", "certificate_expired"},
+		{"unknown authority", outside.NewAuthority(t).Issue(t, outside.P256, nil), "unable to get local issuer certificate", "unknown_ca"},
+		{"wrong name", authority.Issue(t, outside.P256, func(c *x509.Certificate) { c.DNSNames = []string{"other.example"} }), "hostname mismatch", "bad_certificate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := serve(t, serverConfig(test.leaf), tlstest.Behaviour{})
+			p := s.sClient(authority)
+			p.WaitFor(test.says)
+			s.said("handshake: failed", "remote error", test.alert)
+		})
+	}
+}
+
+// A hearing transport signals when something has been read from it.
+type hearing struct {
+	net.Conn
+	something chan struct{} // has room for one
+}
+
+func (h *hearing) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	select {
+	case h.something <- struct{}{}:
+	default:
+	}
+	return n, err
+}
+
+func (h *hearing) forget() {
+	select {
+	case <-h.something:
+	default:
+	}
+}
+
+func TestOpenSSLKeyUpdate(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	t.Run("server", func(t *testing.T) {
+		p, addr := outside.OpenSSLServer(t, openssl13(leaf)...)
+		transport, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer transport.Close()
+		heard := &hearing{Conn: transport, something: make(chan struct{}, 1)}
+		c, err := tlstest.Client(heard, &tls13.Config{TLS: clientConfig(authority)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Handshake(patience); err != nil {
+			t.Fatal(err)
+		}
+		p.Say("behind the tickets")
+		mustRead(t, c, "behind the tickets")
+		for i := range 5 {
+			line := fmt.Sprint("down ", i)
+			read := make(chan error, 1)
+			go func() { read <- readLine(c, line) }()
+			heard.forget()
+			p.Say([]string{"K", "k"}[i%2]) // K asks for our update too, k doesn't
+			<-heard.something              // s_server would take more of the same read for nothing
+			p.Say(line)
+			if err := <-read; err != nil {
+				t.Fatal(err)
+			}
+			if err := c.UpdateKeys(i%2 == 0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Fprintf(c, "up %d\n", i); err != nil {
+				t.Fatal(err)
+			}
+			p.WaitFor(fmt.Sprint("up ", i))
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, ours := range []bool{false, true} {
+		t.Run(fmt.Sprint("client/ours=", ours), func(t *testing.T) {
+			s := serve(t, serverConfig(leaf), tlstest.Behaviour{KeyUpdate: ours})
+			p := s.sClient(authority)
+			for i := range 5 {
+				p.Say([]string{"K", "k"}[i%2])
+				p.WaitFor("KEYUPDATE") // s_client would drop more of the same read
+				p.Say(fmt.Sprint("round ", i))
+				p.WaitFor(fmt.Sprint("round ", i))
+			}
+			out, err := p.Finish()
+			if err != nil {
+				t.Error(err)
+			}
+			if n := strings.Count(out, "KEYUPDATE"); n != 5 {
+				t.Errorf("s_client updated its keys %d times, want 5", n)
+			}
+			s.said("closed")
+		})
+	}
+}
+
+// TestOpenSSLBulk moves data both ways at once.
+func TestOpenSSLBulk(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	for _, suite := range commonSuites {
+		t.Run("client/"+suite.id, func(t *testing.T) {
+			s := serve(t, serverConfig(leaf), tlstest.Behaviour{KeyUpdate: true})
+			p := s.sClient(authority, "-ciphersuites", suite.id, "-quiet", "-no_ign_eof")
+			mustEchoBulk(t, p)
+			s.said("closed")
+		})
+	}
+}
+
+// mustEchoBulk sends lines to a program's stdin and expects them on its stdout.
+func mustEchoBulk(t *testing.T, p *outside.Process) {
+	t.Helper()
+	random := make([]byte, 512<<10)
+	rand.Read(random)
+	var lines bytes.Buffer
+	for len(random) > 0 {
+		n := min(len(random), 1000)
+		fmt.Fprintln(&lines, hex.EncodeToString(random[:n]))
+		random = random[n:]
+	}
+	go p.Write(lines.Bytes()) // what is missing on stdout tells of its failure
+	if !bytes.Equal(p.WaitStdout(lines.Len()), lines.Bytes()) {
+		t.Error("the echo differs from what was sent")
+	}
+	if _, err := p.Finish(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenSSLTruncation(t *testing.T) {
+	authority := outside.NewAuthority(t)
+	leaf := authority.Issue(t, outside.P256, nil)
+	t.Run("server", func(t *testing.T) {
+		p, addr := outside.OpenSSLServer(t, openssl13(leaf, "-rev")...)
+		c := mustDial(t, addr, clientConfig(authority))
+		mustAnswer(t, c, "stressed", "desserts")
+		p.Kill()
+		if _, err := io.ReadAll(c); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("Read: %v, want io.ErrUnexpectedEOF", err)
+		}
+	})
+	t.Run("client", func(t *testing.T) {
+		s := serve(t, serverConfig(leaf), tlstest.Behaviour{})
+		p := s.sClient(authority)
+		p.Say("a line")
+		p.WaitFor("a line")
+		p.Kill()
+		s.said("failed", "without close_notify")
+	})
+}
