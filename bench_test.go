@@ -6,6 +6,7 @@ import (
 	"flag"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -283,4 +284,39 @@ func BenchmarkStreamsAgainstOne(b *testing.B) {
 				func() { interleave(b, many, total, size) })
 		})
 	}
+}
+
+// Memory of an idle connection, one end, heap and stacks: a TCPLS session with
+// one stream against a crypto/tls connection, each with a Read waiting.
+func BenchmarkIdleMemory(b *testing.B) {
+	const n = 200
+	wait := func(p pair) {
+		go p.client.Read(make([]byte, 1))
+		go p.server.Read(make([]byte, 1))
+	}
+	for range b.N {
+		before := memoryInUse()
+		for range n {
+			wait(newTLSPair(b))
+		}
+		plain := memoryInUse()
+		for range n {
+			wait(newTCPLSPair(b))
+		}
+		ours := memoryInUse()
+		b.ReportMetric(float64(plain-before)/(2*n), "tls-B/conn")
+		b.ReportMetric(float64(ours-plain)/(2*n), "tcpls-B/conn")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// memoryInUse is what heap and stacks hold once everything is at rest.
+func memoryInUse() uint64 {
+	time.Sleep(200 * time.Millisecond) // delayed acknowledgements
+	for range 3 {
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
 }

@@ -452,18 +452,23 @@ func (m *middlebox) turn(to manner) {
 func TestMiddlebox(t *testing.T) {
 	r := newRealm(t)
 	for _, test := range []struct {
-		name   string
-		manner manner
-	}{{"resets", resets}, {"swallows", swallows}, {"closes", closes}} {
+		name               string
+		manner             manner
+		patience, refusing time.Duration
+	}{
+		{"resets", resets, 20 * time.Second, 20 * time.Second},
+		{"closes", closes, 20 * time.Second, 20 * time.Second},
+		{"swallows", swallows, 4 * time.Second, time.Second}, // waits for half of the first, and all of the second
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := &middlebox{server: raw(t, echoTLS(r.server.TLS)), manner: test.manner}
 			addr := raw(t, m.serve)
 			cfg := r.client.Clone()
-			cfg.HandshakeTimeout = 2 * time.Second
+			cfg.HandshakeTimeout = test.patience
 
 			refusing := cfg.Clone()
 			refusing.Fallback = tcpls.FallbackRefuse
-			refusing.HandshakeTimeout = 200 * time.Millisecond
+			refusing.HandshakeTimeout = test.refusing
 			if _, err := tcpls.Dial(context.Background(), "tcp", addr, refusing); err == nil {
 				t.Error("Dial with FallbackRefuse has succeeded")
 			}

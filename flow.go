@@ -27,22 +27,22 @@ func (w *window) receive(n int) bool {
 }
 
 // consume counts n bytes taken and reports whether new credit is due, which is
-// once half a window can be given.
+// once half a window can be given; the owner calls raise then.
+func (w *window) consume(n int) (due bool) {
+	w.consumed += uint64(n)
+	return w.limit-w.consumed <= w.size/2
+}
+
+// raise gives new credit.
 //
 // The window doubles, up to max, where it and not the reader holds the sender
 // back: when half of it was used up in less than two round trips and the
 // reader has kept up.
-func (w *window) consume(n int, rtt time.Duration) (due bool) {
-	w.consumed += uint64(n)
-	if w.limit-w.consumed > w.size/2 {
-		return false
-	}
-	now := time.Now()
+func (w *window) raise(rtt time.Duration, now time.Time) {
 	keptUp := w.received-w.consumed <= w.size/4
 	if keptUp && !w.since.IsZero() && now.Sub(w.since) < 2*max(rtt, minTunedRTT) {
 		w.size = min(2*w.size, w.max)
 	}
 	w.limit = w.consumed + w.size
 	w.since = now
-	return true
 }

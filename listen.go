@@ -242,6 +242,9 @@ func (l *Listener) Close() error {
 // context ends first, it closes them at once and returns the context's error.
 func (l *Listener) Shutdown(ctx context.Context) error {
 	err := l.Close()
+	if err == ErrListenerClosed {
+		err = nil // by its Streams, as a server that shuts down does
+	}
 	l.mu.Lock()
 	sessions := make([]*Session, 0, len(l.sessions))
 	for s := range l.sessions {
@@ -297,18 +300,21 @@ func (a *allStreams) forward(s *Session) {
 	for {
 		st, err := s.AcceptStream(a.l.ctx)
 		if err != nil {
-			return
+			break
 		}
 		select {
 		case a.ready <- st:
+			continue
 		case <-a.l.ctx.Done():
-			if st.plain == nil {
-				st.refuse()
-			} else {
-				_ = st.Close() // nobody will serve it
-			}
-			return
 		}
+		if st.plain == nil {
+			st.refuse()
+		} else {
+			_ = st.Close() // nobody will serve it
+		}
+	}
+	if s.plain == nil {
+		s.goAway() // nobody will serve what comes
 	}
 }
 

@@ -174,4 +174,3 @@ func echo(s *Session) {
 		}()
 	}
 }
-

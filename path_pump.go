@@ -132,12 +132,19 @@ func (p *path) interrupt() {
 // returns nil after an interruption.
 func (p *path) readOnce() error {
 	p.in.woke = false
-	err := p.fill()
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return p.conn.SetReadDeadline(time.Time{})
-	}
+	rec, err := p.in.nextRecord()
 	if err != nil {
 		return err
+	}
+	if rec == nil {
+		err := p.fill()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return p.conn.SetReadDeadline(time.Time{})
+		}
+		if err != nil {
+			return err
+		}
+		p.noteArrival()
 	}
 	return p.process()
 }
@@ -173,6 +180,7 @@ func (r *reading) room() []byte {
 	if r.buf == nil {
 		r.buf = r.from.get()
 	}
+	r.compact()
 	return (*r.buf)[r.have : len(*r.buf)-scratchLen]
 }
 
@@ -180,13 +188,21 @@ func (r *reading) room() []byte {
 // holds no buffer larger than one record needs, and none if nothing is begun.
 func (r *reading) idle() {
 	r.hungry = false
-	if r.have > 0 {
+	if r.compact(); r.have > 0 {
 		r.resize(smallReads)
 		return
 	}
 	if r.buf != nil {
 		r.from.put(r.buf)
 		r.buf = nil
+	}
+}
+
+// compact moves the unprocessed bytes to the front of the buffer.
+func (r *reading) compact() {
+	if r.start > 0 {
+		r.have = copy(*r.buf, (*r.buf)[r.start:r.have])
+		r.start = 0
 	}
 }
 
@@ -200,6 +216,7 @@ func (r *reading) resize(to *bufPool) {
 		r.from = to
 		return
 	}
+	r.compact()
 	buf := to.get()
 	copy(*buf, (*r.buf)[:r.have])
 	r.from.put(r.buf)

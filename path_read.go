@@ -32,7 +32,8 @@ type reading struct {
 	touched  *Stream
 	buf      *[]byte
 	from     *bufPool
-	have     int  // unprocessed bytes at the front of buf
+	start    int // unprocessed bytes are buf[start:have]
+	have     int
 	hungry   bool // the last read filled buf
 	woke     bool // the last read woke a reader
 	direct   direct
@@ -53,6 +54,15 @@ type direct struct {
 	stream *Stream
 	buf    []byte
 	n      int // bytes in it
+}
+
+// maxDirect is how much one Read takes at once, so that what it takes is still
+// in the cache when its caller looks at it.
+const maxDirect = 4 * record.MaxPlaintext
+
+// full reports whether a record has to wait for the next Read.
+func (d *direct) full(rec int) bool {
+	return d.n > 0 && (d.n >= maxDirect || len(d.buf)-d.n < rec-record.HeaderLen-record.TagLen)
 }
 
 // An attachment says that records of a stream may come on this path.
@@ -123,6 +133,7 @@ func (p *path) readLoop(early []byte) {
 	}
 	r.buf = r.from.get()
 	r.have = copy(*r.buf, early)
+	p.noteArrival()
 	err := p.process()
 	for {
 		// A Read that was woken is likely to come back for more.
@@ -153,8 +164,8 @@ func (p *path) measure() {
 	}
 }
 
-// process takes all complete records out of the buffer.
-func (p *path) process() error {
+// noteArrival is called for every piece that was read.
+func (p *path) noteArrival() {
 	r := &p.in
 	r.now = time.Now()
 	p.sess.lastReceived.Store(r.now.UnixNano())
@@ -162,28 +173,42 @@ func (p *path) process() error {
 		r.measured = r.now
 		p.measure()
 	}
-	b := (*r.buf)[:r.have]
-	for len(b) >= record.HeaderLen {
-		h := record.ParseHeader(b)
-		if h.Type != record.ApplicationData {
-			return &protocolError{alert: alertUnexpectedMessage, err: fmt.Errorf("record of type %d in the clear", h.Type)}
-		}
-		if h.Len > record.MaxCiphertext {
-			return &protocolError{alert: alertRecordOverflow, err: record.ErrOverflow}
-		}
-		n := record.HeaderLen + h.Len
-		if len(b) < n {
-			break
-		}
-		if err := p.receive(b[:n:n]); err != nil {
-			p.settle()
-			return err
-		}
-		b = b[n:]
+}
+
+// nextRecord returns the next complete record, nil if there is none.
+func (r *reading) nextRecord() ([]byte, error) {
+	if r.have-r.start < record.HeaderLen {
+		return nil, nil
 	}
-	r.have = copy(*r.buf, b)
-	p.settle()
-	return nil
+	b := (*r.buf)[r.start:r.have]
+	h := record.ParseHeader(b)
+	if h.Type != record.ApplicationData {
+		return nil, &protocolError{alert: alertUnexpectedMessage, err: fmt.Errorf("record of type %d in the clear", h.Type)}
+	}
+	if h.Len > record.MaxCiphertext {
+		return nil, &protocolError{alert: alertRecordOverflow, err: record.ErrOverflow}
+	}
+	if n := record.HeaderLen + h.Len; len(b) >= n {
+		return b[:n:n], nil
+	}
+	return nil, nil
+}
+
+// process takes complete records out of the buffer: all of them, or, for a
+// Read that pumps, what its slice takes. The next holder of the pump goes on.
+func (p *path) process() error {
+	r := &p.in
+	for {
+		rec, err := r.nextRecord()
+		if err == nil && rec != nil && !r.direct.full(len(rec)) {
+			r.start += len(rec)
+			if err = p.receive(rec); err == nil {
+				continue
+			}
+		}
+		p.settle()
+		return err
+	}
 }
 
 // receive finds the context of one record, opens it and acts on it.

@@ -144,7 +144,9 @@ func (s *Session) consumed(n int) (due bool) {
 		return false
 	}
 	s.winMu.Lock()
-	due = s.win.consume(n, s.pathRTT())
+	if due = s.win.consume(n); due {
+		s.win.raise(s.pathRTT(), now())
+	}
 	limit := s.win.limit
 	s.winMu.Unlock()
 	if due {

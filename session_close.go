@@ -304,6 +304,10 @@ func (s *Session) startClosing() bool {
 	return true
 }
 
+// unacknowledged is how many bytes of the streams' records the peer hasn't
+// acknowledged. What the control context still says goes before CLOSE anyway.
+func (s *Session) unacknowledged() int { return s.gate.unacknowledged() - s.control.keptBytes() }
+
 // awaitAcknowledged waits until the peer has everything.
 func (s *Session) awaitAcknowledged(ctx context.Context) bool {
 	s.draining.Store(true)
@@ -311,7 +315,7 @@ func (s *Session) awaitAcknowledged(ctx context.Context) bool {
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.gate.unacknowledged() > 0 {
+	for s.unacknowledged() > 0 {
 		if s.ended() || ctx.Err() != nil {
 			return false
 		}
@@ -350,6 +354,21 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, s.broadcast)
 	defer stop()
+	s.goAway()
+	s.mu.Lock()
+	for len(s.table.streams) > 0 && !s.ended() && ctx.Err() == nil {
+		s.path.wait(&s.cond)
+	}
+	s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		_ = s.CloseWithError(0, "shut down") // the context's error matters more
+		return context.Cause(ctx)
+	}
+	return s.Close()
+}
+
+// goAway tells the peer that no new streams are taken, once.
+func (s *Session) goAway() {
 	s.mu.Lock()
 	if !s.table.leaving {
 		s.table.leaving = true
@@ -361,16 +380,6 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.path.kick()
-	s.mu.Lock()
-	for len(s.table.streams) > 0 && !s.ended() && ctx.Err() == nil {
-		s.path.wait(&s.cond)
-	}
-	s.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		_ = s.CloseWithError(0, "shut down") // the context's error matters more
-		return context.Cause(ctx)
-	}
-	return s.Close()
 }
 
 // peerGoingAway acts on GOING_AWAY.

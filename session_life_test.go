@@ -467,3 +467,84 @@ func TestListenerShutdown(t *testing.T) {
 		}
 	})
 }
+
+// Once Listener.Streams is closed, its sessions take no more streams, and those
+// that were accepted go on.
+func TestListenerStreamsClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := newTestConfigs()
+		inner := memnet.Listen(memnet.Link{Delay: time.Millisecond})
+		l, err := NewListener(inner, server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams := l.Streams()
+		conn, err := inner.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Client(t.Context(), conn, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var open []*Stream
+		for range 3 {
+			st, err := c.OpenStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustWrite(t, st, []byte("request"))
+			open = append(open, st)
+		}
+		served, err := streams.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if err := streams.Close(); err != nil {
+			t.Fatalf("Close: %v", err)
+		}
+		for _, st := range open[1:] {
+			_, err := st.Read(make([]byte, 1))
+			wantStreamError(t, "a stream that nobody accepted", err, StreamCodeRefused, true)
+		}
+		_, err = c.OpenStream(t.Context())
+		wantErrorIs(t, "OpenStream after the listener's end", err, ErrGoingAway)
+		wantRead(t, "a stream that was accepted", served, []byte("request"))
+		mustWrite(t, served, []byte("answer"))
+		wantRead(t, "a stream that was accepted", open[0], []byte("answer"))
+		if err := served.Close(); err != nil {
+			t.Error(err)
+		}
+		_ = open[0].Close() // its peer has ended one direction
+		if err := l.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		<-c.Context().Done()
+		_ = c.Close() // has ended
+	})
+}
+
+// A reset that the kernel reports is what the calls return.
+func TestResetTCP(t *testing.T) {
+	client, server := newTestConfigs()
+	c, s := newTCPPair(t, client, server)
+	a, _ := openStream(t, c, s)
+	read := begun(func() error {
+		_, err := a.Read(make([]byte, 1))
+		return err
+	})
+	conn := s.path.conn.(*net.TCPConn)
+	if err := conn.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := <-read
+	var failed *PathError
+	if !errors.As(err, &failed) {
+		t.Errorf("Read: %v isn't a PathError", err)
+	}
+	wantErrorIs(t, "Read", err, syscall.ECONNRESET)
+}

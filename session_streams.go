@@ -119,6 +119,7 @@ func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
 			}
 			s.table.pending = append(s.table.pending, st)
 		}
+		s.raiseLimit() // by what ended before; the reader sees to it that it is said
 		s.cond.Broadcast()
 	} else if id >= nth(s.table.opened, s.client) {
 		return nil, violation(wire.CodeStreamState, "ATTACH of stream %d, which isn't open", id)
@@ -180,9 +181,9 @@ func (s *Session) ackFrame(f *wire.Frame) error {
 	}
 	if s.gate.unacknowledged() == 0 {
 		s.path.trim()
-		if s.draining.Load() {
-			s.broadcast()
-		}
+	}
+	if s.draining.Load() && s.unacknowledged() == 0 {
+		s.broadcast()
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ type pinger struct {
 	held  bool // a Ping call waits for it
 }
 
+// now is the time for what is told it.
+func now() time.Time { return time.Now() }
+
 // idleTimeout is the shorter one of both ends, 0 for none. The caller holds mu.
 func (s *Session) idleTimeout() time.Duration {
 	own, peer := s.cfg.IdleTimeout, s.peer.IdleTimeout

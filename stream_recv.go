@@ -330,7 +330,8 @@ func (s *Stream) consume(n int) (due bool) {
 	if n == 0 || s.fin || s.recvErr != nil {
 		return false
 	}
-	if due = s.win.consume(n, s.sess.pathRTT()); due {
+	if due = s.win.consume(n); due {
+		s.win.raise(s.sess.pathRTT(), now())
 		s.sess.words.giveCredit(s, s.win.limit)
 	}
 	return due

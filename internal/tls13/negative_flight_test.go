@@ -1,11 +1,13 @@
 package tls13
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"math/big"
 	"testing"
 )
 
@@ -40,6 +42,7 @@ func TestClientRefusesEncryptedExtensions(t *testing.T) {
 		{"supported_groups malformed", AlertDecodeError, false, with(extension{extSupportedGroups, []byte{0, 1, 2}})},
 		{"bytes left over", AlertDecodeError, false, func(p *puppet) { p.sendRaw([]byte{8, 0, 0, 3, 0, 0, 0}) }},
 		{"too short", AlertDecodeError, false, func(p *puppet) { p.sendRaw([]byte{8, 0, 0, 1, 0}) }},
+		{"an extension cut", AlertDecodeError, false, func(p *puppet) { p.sendRaw([]byte{8, 0, 0, 5, 0, 3, 0, 10, 0}) }},
 		{"skipped", AlertUnexpectedMessage, false, func(p *puppet) { p.proof() }},
 		{"twice", AlertUnexpectedMessage, false, func(p *puppet) {
 			p.encryptedExtensions()
@@ -131,8 +134,39 @@ func TestClientRefusesCertificate(t *testing.T) {
 				c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 			}).Certificate[0]
 		})},
+		{"RSA key without end", AlertBadCertificate, false, withKey(&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), maxRSABits), E: 65537})},
+		{"key that can't sign", AlertUnsupportedCertificate, false, with(func(m *certificate) {
+			// Ed25519's OID becomes X25519's.
+			der := testCertificates()["Ed25519"].Certificate[0]
+			m.entries[0].der = bytes.Replace(der, []byte{6, 3, 0x2b, 0x65, 0x70}, []byte{6, 3, 0x2b, 0x65, 0x6e}, 1)
+		})},
 		{"good", 0, true, with(func(*certificate) {})},
 	}, encrypted)
+}
+
+// withKey sends a certificate for any key at all.
+func withKey(key crypto.PublicKey) func(p *puppet) {
+	return func(p *puppet) {
+		a := authority()
+		template := &x509.Certificate{SerialNumber: big.NewInt(4), DNSNames: []string{testName}, NotBefore: testStart, NotAfter: testStart.AddDate(9, 0, 0)}
+		der := must(x509.CreateCertificate(rand.Reader, template, a.cert, key, a.key))
+		p.send(certificateMessage(&tls.Certificate{Certificate: [][]byte{der}}, false, false))
+	}
+}
+
+// TestUnusableClientCertificate lets a client's callback answer with a
+// certificate that the server's request rules out.
+func TestUnusableClientCertificate(t *testing.T) {
+	cert := testCertificates()["P-384"]
+	client := clientTLS()
+	client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	p := newPuppetServer(t, &Config{TLS: client})
+	p.serverHello(nil)
+	p.encryptedExtensions()
+	p.send(&certificateRequest{extensions: []extension{{extSignatureAlgorithms, uint16List([]tls.SignatureScheme{tls.Ed25519})}}})
+	p.proof()
+	p.serverFinished()
+	p.wantAlert(AlertHandshakeFailure, false)
 }
 
 // encrypted is a puppet server that has sent its EncryptedExtensions.

@@ -106,8 +106,15 @@ func TestSniffRefuses(t *testing.T) {
 		if h != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: %v, %v, want an error about %s", test.wire, h, err, test.want)
 		}
-		if _, ok := alertOf(err); !ok {
-			t.Errorf("%q: %T has no alert", test.wire, err)
+		want := AlertUnexpectedMessage
+		switch test.want {
+		case "SSL 2.0":
+			want = AlertProtocolVersion
+		case "malformed":
+			want = AlertDecodeError
+		}
+		if a, ok := alertOf(err); !ok || a != want {
+			t.Errorf("%q: alert of %v, want %v", test.wire, err, want)
 		}
 	}
 	if h, n, err := SniffHello(nil); h != nil || n != record.HeaderLen || err != nil {

@@ -239,7 +239,7 @@ func TestGnuTLSBulk(t *testing.T) {
 		t.Run("server/"+suite.id, func(t *testing.T) {
 			_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "-a", "--recordsize", "1000")...)
 			c := mustDial(t, addr, clientConfig(authority))
-			for i := range 500 {
+			for i := range 100 {
 				line := fmt.Sprintf("%0999d", i)
 				mustAnswer(t, c, line, line)
 			}
@@ -249,7 +249,7 @@ func TestGnuTLSBulk(t *testing.T) {
 			s := serve(t, serverConfig(leaf), tlstest.Behaviour{})
 			p := s.gnutlsCLI(authority, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "--logfile", filepath.Join(t.TempDir(), "log"))
 			// Line by line: gnutls-cli forgets lines that it has read ahead.
-			for i := range 200 {
+			for i := range 100 {
 				line := fmt.Sprintf("%02000d", i)
 				p.Say(line)
 				if all := p.WaitStdout((i + 1) * (len(line) + 1)); !bytes.HasSuffix(all, []byte(line+"\n")) {

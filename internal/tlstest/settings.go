@@ -57,6 +57,8 @@ var groups = []struct {
 	{"P-256", tls.CurveP256},
 	{"P-384", tls.CurveP384},
 	{"P-521", tls.CurveP521},
+	{"SecP256r1MLKEM768", tls.SecP256r1MLKEM768},
+	{"SecP384r1MLKEM1024", tls.SecP384r1MLKEM1024},
 }
 
 func groupNames() []string {

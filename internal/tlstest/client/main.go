@@ -19,7 +19,8 @@ GnuTLS) can examine the engine itself. It speaks TLS 1.3 only.
 
 It sends stdin and prints what the server sends to stdout, and the facts of the
 handshake to stderr. The exit code is 0 only if the server has ended the
-connection by close_notify; 1 after an error, which stderr tells; 2 for usage.
+connection by close_notify; 1 after an error, which stderr tells; 2 for an
+unknown flag.
 
 usage: client -addr ADDR [flags]
 `

@@ -38,7 +38,7 @@ func Need(t testing.TB, program string) {
 }
 
 // patience is how long a program may take for everything.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // A Process is a running program. Its methods may be called from several
 // goroutines, but those that fail the test only from the test's own.
@@ -58,7 +58,7 @@ type Process struct {
 	over    bool
 }
 
-// Start runs a program until it ends, the test does, or half a minute is over.
+// Start runs a program until it ends, the test does, or two minutes are over.
 func Start(t testing.TB, program string, args ...string) *Process {
 	t.Helper()
 	Need(t, program)
@@ -184,6 +184,14 @@ func (p *Process) Finish() (output string, err error) {
 	}
 	<-p.ended
 	return p.Output(), p.err
+}
+
+// Interrupt asks the program to end.
+func (p *Process) Interrupt() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		p.t.Error(err)
+	}
 }
 
 // Kill ends the program at once, without a goodbye.
