@@ -132,7 +132,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"MaxStreams", d.MaxStreams, 0, wire.MaxStreams},
 		{"StreamRecvWindow", d.StreamRecvWindow, minWindow, d.StreamRecvMax},
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
-		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 40},
+		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},
 	} {

@@ -76,10 +76,12 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (*Session, e
 		return s, nil
 	case h == nil || cfg.Fallback != FallbackAllow || ctx.Err() != nil:
 		return nil, err
-	case errors.Is(err, tls13.ErrVersion) && cfg.legacyAllowed():
+	case isOld(err) && cfg.legacyAllowed():
 		return d.legacy(ctx, network, address, cfg)
 	case offer && h.swallowed(err) && !d.recall(address).tcpls:
-		s, _, plainErr := d.attempt(ctx, network, address, cfg, false)
+		rest := *cfg
+		rest.HandshakeTimeout /= 2 // the first attempt had the other half
+		s, _, plainErr := d.attempt(ctx, network, address, &rest, false)
 		if plainErr != nil {
 			return nil, err // the first error tells more
 		}
@@ -167,7 +169,7 @@ func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*Sess
 	}
 	if err != nil {
 		_ = conn.Close() // the handshake's error matters more
-		if cfg.Fallback == FallbackRefuse && errors.Is(err, tls13.ErrVersion) {
+		if cfg.Fallback == FallbackRefuse && isOld(err) {
 			err = fmt.Errorf("%w: %w", ErrNotTCPLS, err)
 		}
 		return nil, h, err
@@ -182,6 +184,14 @@ func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*Sess
 func (s *Session) withEngine(e *tls13.Conn) *Session {
 	s.engine = e
 	return s
+}
+
+// isOld reports whether err is what a server without TLS 1.3 answers: those
+// that don't know supported_versions choose TLS 1.2 and find no cipher suite.
+// crypto/tls then offers all versions and detects downgrades (RFC 8446, 4.1.3).
+func isOld(err error) bool {
+	alert, ok := errors.AsType[*tls13.AlertError](err)
+	return errors.Is(err, tls13.ErrVersion) || ok && alert.Alert == tls13.AlertHandshakeFailure
 }
 
 // legacyAllowed reports whether a server may be spoken to that has no TLS 1.3.

@@ -105,7 +105,9 @@ func refusePlain(conn net.Conn) {
 	}
 }
 
-// A prefixConn is a connection of which some bytes were already read.
+// A prefixConn is a transport for crypto/tls of which some bytes were already
+// read. crypto/tls takes a transport's end between two records for the end of
+// the data; here only close_notify is, so the end is ErrTruncated.
 type prefixConn struct {
 	net.Conn
 	prefix []byte
@@ -117,7 +119,11 @@ func (c *prefixConn) Read(p []byte) (int, error) {
 		c.prefix = c.prefix[n:]
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		err = ErrTruncated
+	}
+	return n, err
 }
 
 // dialLegacy opens a session to a server that has no TLS 1.3 over conn, a new
@@ -125,7 +131,7 @@ func (c *prefixConn) Read(p []byte) (int, error) {
 func dialLegacy(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.HandshakeTimeout)
 	defer cancel()
-	tc := tls.Client(conn, cfg.TLS)
+	tc := tls.Client(&prefixConn{Conn: conn}, cfg.TLS)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}

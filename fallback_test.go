@@ -77,6 +77,7 @@ func TestFallbackOfClient(t *testing.T) {
 		{"OpenSSL", openssl("-tls1_3"), tls.VersionTLS13, noAnswer, "desserts"},
 		{"OpenSSL, TLS 1.2", openssl("-tls1_2"), tls.VersionTLS12, no13, "desserts"},
 		{"GnuTLS", gnutls("TLS1.3"), tls.VersionTLS13, noAnswer, "stressed"},
+		{"GnuTLS, TLS 1.2", gnutls("TLS1.2"), tls.VersionTLS12, no13, "stressed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			addr := test.server(t)
@@ -342,17 +343,47 @@ func TestTruncatedPlain(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn)
 		}
 	}
-	s, err := tcpls.Dial(context.Background(), "tcp", raw(t, cut(r.server.TLS)), r.client)
-	if err != nil {
-		t.Fatal(err)
+	old := r.server.TLS.Clone()
+	old.MaxVersion = tls.VersionTLS12
+	for _, cfg := range []*tls.Config{r.server.TLS, old} {
+		s, err := tcpls.Dial(context.Background(), "tcp", raw(t, cut(cfg)), r.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.OpenStream(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(st); !errors.Is(err, tcpls.ErrTruncated) || string(got) != sent {
+			t.Errorf("client, %s: read %q, %v; want ErrTruncated", tls.VersionName(s.ConnectionState().TLS.Version), got, err)
+		}
+		s.Close()
 	}
-	defer s.Close()
-	st, err := s.OpenStream(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(st); !errors.Is(err, tcpls.ErrTruncated) || string(got) != sent {
-		t.Errorf("read %q, %v; want ErrTruncated", got, err)
+
+	l := r.listen(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		c, err := dialTLS(t, l.Addr().String(), r.client.TLS, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, sent); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.NetConn().Close(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.Accept(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.AcceptStream(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(st); !errors.Is(err, tcpls.ErrTruncated) || string(got) != sent {
+			t.Errorf("server, %s: read %q, %v; want ErrTruncated", tls.VersionName(version), got, err)
+		}
+		s.Close()
 	}
 }
 
