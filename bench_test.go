@@ -1,11 +1,15 @@
 package tcpls
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"flag"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -22,6 +26,7 @@ import (
 //	go test -run '^$' -bench Against -benchtime 1x .
 var (
 	rounds     = flag.Int("rounds", 7, "rounds of a paired benchmark")
+	figure     = flag.String("figure", "", "write the bars of BenchmarkBulkAgainstTLS with 1 MiB writes to this SVG file")
 	congestion = flag.String("congestion", "cubic", "congestion control of both sides of the benchmarks; empty for the system's")
 )
 
@@ -145,12 +150,12 @@ func measure(work func()) cost {
 // compare runs two pieces of work in alternating rounds and reports how the
 // second compares with the first: medians of the rounds' ratios, with their
 // least and greatest.
-func compare(b *testing.B, base, ours func()) {
+func compare(b *testing.B, base, ours func()) (wall, cpu []float64) {
 	base() // warms up
 	ours()
 	b.ResetTimer()
 	for range b.N {
-		var wall, cpu []float64
+		wall, cpu = nil, nil
 		for range *rounds {
 			x, y := measure(base), measure(ours)
 			wall = append(wall, float64(y.wall)/float64(x.wall))
@@ -159,6 +164,7 @@ func compare(b *testing.B, base, ours func()) {
 		report(b, "time", wall)
 		report(b, "cpu", cpu)
 	}
+	return wall, cpu
 }
 
 func report(b *testing.B, name string, ratios []float64) {
@@ -175,11 +181,49 @@ func BenchmarkBulkAgainstTLS(b *testing.B) {
 	for _, size := range []int{16 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {
 			base, ours := newTLSPair(b), newTCPLSPair(b)
-			compare(b,
+			wall, cpu := compare(b,
 				func() { base.transfer(b, 512<<20, size) },
 				func() { ours.transfer(b, 512<<20, size) })
+			if *figure != "" && size == 1<<20 {
+				if err := os.WriteFile(*figure, bars(wall, cpu), 0o644); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
+}
+
+// bars draws sorted ratios as an SVG: the median as a bar, least and greatest
+// as a whisker, crypto/tls as the full length.
+func bars(wall, cpu []float64) []byte {
+	const left, full, height = 150, 400.0, 26
+	var svg bytes.Buffer
+	fmt.Fprintf(&svg, `<svg xmlns="http://www.w3.org/2000/svg" width="640" height="190" font-family="sans-serif" font-size="14">
+<rect width="640" height="190" fill="#ffffff"/>
+<text x="20" y="28" font-weight="bold">Bulk transfer, tcpls against crypto/tls (less is better)</text>
+`)
+	y := 50
+	for _, row := range []struct {
+		name   string
+		ratios []float64
+	}{{"time for 1 GiB", wall}, {"CPU for 1 GiB", cpu}} {
+		median := row.ratios[len(row.ratios)/2]
+		least, most := left+full*row.ratios[0], left+full*min(row.ratios[len(row.ratios)-1], 1.15)
+		middle := y + height/2
+		fmt.Fprintf(&svg, `<text x="20" y="%d">%s</text>
+<rect x="%d" y="%d" width="%.0f" height="%d" fill="#2b6cb0"/>
+<path d="M%.0f %d H%.0f" stroke="#1a202c" stroke-width="2"/>
+<text x="%.0f" y="%d" fill="#ffffff">%.2f</text>
+`, middle+5, row.name, left, y, full*median, height, least, middle, most, left+10.0, middle+5, median)
+		fmt.Fprintf(&svg, `<rect x="%d" y="%d" width="%.0f" height="8" fill="#cbd5e0"/>
+<text x="%.0f" y="%d" fill="#4a5568" font-size="12">crypto/tls</text>
+`, left, y+height+2, full, left+full+6, y+height+11)
+		y += 58
+	}
+	fmt.Fprintf(&svg, `<text x="20" y="178" fill="#4a5568" font-size="12">medians of %d alternating rounds with least and greatest, %s/%s, %s</text>
+</svg>
+`, len(wall), runtime.GOOS, runtime.GOARCH, cmp.Or(*congestion, "system's congestion control"))
+	return svg.Bytes()
 }
 
 func sizeName(n int) string {

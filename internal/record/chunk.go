@@ -31,8 +31,8 @@ var (
 	largeChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, largeChunk)} }}
 )
 
-// NewChunk returns an empty chunk with room for a record of want bytes and one
-// reference. It is a large one if more is expected.
+// NewChunk returns an empty chunk with one reference and room for a record of
+// want bytes, Overhead included. It is a large one if more is expected.
 func NewChunk(want int, more bool) *Chunk {
 	pool := &smallChunks
 	if more || want > smallChunk {
@@ -60,9 +60,13 @@ func (c *Chunk) Next(n int) []byte {
 }
 
 // Commit takes the sealed record rec, made from Next's buffer, into the chunk
-// and returns its offset.
+// and returns its offset. It panics if rec lies elsewhere, since what would be
+// sent is whatever the pooled memory holds.
 func (c *Chunk) Commit(rec []byte) (offset int) {
 	offset = c.n
+	if len(rec) == 0 || len(rec) > c.Room() || &rec[0] != &c.buf[offset] {
+		panic("record: commit of a record that was not sealed in the chunk")
+	}
 	c.n += len(rec)
 	return offset
 }
@@ -70,8 +74,12 @@ func (c *Chunk) Commit(rec []byte) (offset int) {
 // Record returns the n bytes at an offset that Commit returned.
 func (c *Chunk) Record(offset, n int) []byte { return c.buf[offset : offset+n] }
 
-// Retain adds a reference.
-func (c *Chunk) Retain() { c.refs.Add(1) }
+// Retain adds a reference. The caller holds one, or somebody for it.
+func (c *Chunk) Retain() {
+	if c.refs.Add(1) <= 1 {
+		panic("record: chunk retained after its release")
+	}
+}
 
 // Shared reports whether others than the caller hold a reference.
 func (c *Chunk) Shared() bool { return c.refs.Load() > 1 }

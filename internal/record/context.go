@@ -88,11 +88,12 @@ func (c *Context) SealTo(dst, content []byte, t Type) ([]byte, error) {
 }
 
 // Open authenticates the record rec, header included, and writes its content
-// to dst, which must not overlap rec and should have room for len(rec) bytes.
-// The content is dst[:n] of the returned slice, without padding and type.
+// to dst, which must not overlap rec. In a dst with room for the plaintext,
+// len(rec)-HeaderLen-TagLen bytes, nothing is written beyond those; a smaller
+// one is replaced. What is returned is the content, without padding and type.
 //
 // ErrAuth leaves rec and the sequence number as they were, so that another
-// context may try; dst is then wiped.
+// context may try; dst then holds zeros or what it held.
 func (c *Context) Open(dst, rec []byte) ([]byte, Type, error) {
 	body := rec[HeaderLen:]
 	switch {

@@ -6,5 +6,6 @@
 // never a nonce (docs/protocol.md, section 3). The context with id 0 is the
 // one that TLS 1.3 itself defines.
 //
-// Keys may be used by many goroutines at once; a Context by one at a time.
+// Keys may be used by many goroutines at once, but for Next, which one calls; a
+// Context by one at a time.
 package record

@@ -65,9 +65,11 @@ func (h *clientHandshake) send(m outgoing) error {
 	return nil
 }
 
+// asked tells what the server may answer: what the ClientHello has, but for
+// its GREASE, which nobody can know (RFC 8701, section 3.1).
 func (h *clientHandshake) asked(id uint16) bool {
 	_, ok := findExtension(h.hello.extensions, id)
-	return ok
+	return ok && !isGrease(id)
 }
 
 func (h *clientHandshake) serverHello(m message) (step, error) {
@@ -114,7 +116,10 @@ func (h *clientHandshake) checkHello(sh *serverHello) (*record.Suite, error) {
 		return nil, because(AlertProtocolVersion, ErrVersion, "server answers with SSL 3.0")
 	}
 	body, ok := findExtension(sh.extensions, extSupportedVersions)
-	if !ok {
+	switch {
+	case !ok && sh.isDowngrade():
+		return nil, broken(AlertIllegalParameter, "server speaks TLS 1.3, and somebody between made it answer with %s", tls.VersionName(sh.version))
+	case !ok:
 		return nil, because(AlertProtocolVersion, ErrVersion, "server answers with %s, not TLS 1.3", tls.VersionName(sh.version))
 	}
 	version, ok := parseUint16(body)

@@ -19,6 +19,10 @@ type Config struct {
 	// becomes of each field; what can't be honoured is refused by NewClient
 	// and NewServer with an error that names it.
 	//
+	// Rand is read for what the hellos carry: randoms, session id and GREASE.
+	// Since Go 1.26 the packages beneath make keys and signatures from their
+	// own source, whatever Rand is; the same holds for crypto/tls.
+	//
 	// The Context methods of tls.ClientHelloInfo and
 	// tls.CertificateRequestInfo return nil in the callbacks.
 	TLS *tls.Config
@@ -178,6 +182,9 @@ func (cfg *Config) check(isClient bool) error {
 	}
 	if _, known := extensionPlaces[cfg.Extension]; known && cfg.Extension != 0 {
 		return fmt.Errorf("tls13: Config.Extension: %d is an extension of TLS itself", cfg.Extension)
+	}
+	if isGrease(cfg.Extension) {
+		return fmt.Errorf("tls13: Config.Extension: %#04x is reserved by RFC 8701", cfg.Extension)
 	}
 	if len(cfg.Offer) > maxOffer {
 		return fmt.Errorf("tls13: Config.Offer: %d bytes, more than %d", len(cfg.Offer), maxOffer)

@@ -132,7 +132,8 @@ func (c *Conn) SendLimit() int { return c.sendLimit }
 func (c *Conn) ReceiveLimit() int { return c.recvLimit }
 
 // ConnectionState returns what the handshake has settled so far. Its method
-// ExportKeyingMaterial can't work outside crypto/tls; use the Conn's.
+// ExportKeyingMaterial panics, as only crypto/tls can make it work; use the
+// Conn's.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	s := tls.ConnectionState{
 		Version:            tls.VersionTLS13,
@@ -231,6 +232,7 @@ func (c *Conn) abort(err error) error {
 	}
 	c.err = err
 	c.next, c.input, c.hand = step{}, input{}, nil
+	c.read, c.write = nil, nil
 	return err
 }
 

@@ -55,5 +55,6 @@
 //
 // No version but TLS 1.3, no Encrypted Client Hello, no post-handshake client
 // authentication, and full handshakes only: the engine neither issues nor uses
-// tickets.
+// tickets. A client says so by sending no psk_key_exchange_modes, without which
+// a server sends none either (RFC 8446, section 4.2.9).
 package tls13

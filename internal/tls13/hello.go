@@ -29,6 +29,9 @@ func newGrease(random io.Reader) (g grease, err error) {
 	return g, nil
 }
 
+// isGrease tells the values that RFC 8701 reserves: 0x0a0a, 0x1a1a and so on.
+func isGrease(v uint16) bool { return v&0x0f0f == 0x0a0a && v>>8 == v&0xff }
+
 // newHello fills in all of a ClientHello but what a HelloRetryRequest adds.
 func (h *clientHandshake) newHello(g grease) (*clientHello, error) {
 	t := h.c.tls

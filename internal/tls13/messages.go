@@ -170,6 +170,13 @@ func (m *serverHello) messageType() messageType { return typeServerHello }
 
 func (m *serverHello) isRetry() bool { return bytes.Equal(m.random, retryRandom) }
 
+// isDowngrade tells whether a server that answers with an older version says
+// in its random that it would have spoken a newer one (section 4.1.3).
+func (m *serverHello) isDowngrade() bool {
+	tail := string(m.random[randomLen-8:])
+	return tail == "DOWNGRD\x01" || tail == "DOWNGRD\x00"
+}
+
 func (m *serverHello) build(b *cryptobyte.Builder) {
 	b.AddUint16(m.version)
 	b.AddBytes(m.random)

@@ -40,8 +40,9 @@ func (h *Hello) Extensions() []uint16 {
 
 // SniffHello looks at all that a client has sent so far. While the
 // ClientHello isn't complete, h and err are nil, and n is how many bytes of p
-// there must be at least before it is worth asking again. Otherwise n is how
-// many bytes its records take.
+// there must be at least before it is worth asking again: however the client
+// cuts the ClientHello into records, asking then, and only then, takes time
+// proportional to its size. Otherwise n is how many bytes its records take.
 //
 // It accepts every ClientHello of TLS 1.0 to 1.3 of at most 64 KiB and judges
 // its framing only, so that whoever answers it sends the alert that is due.
@@ -51,10 +52,11 @@ func SniffHello(p []byte) (h *Hello, n int, err error) {
 	need := messageHeadLen
 	for len(hello) < need {
 		if len(p) < n+record.HeaderLen {
-			if n == 0 {
-				err = foreignBytes(p)
+			if n == 0 { // a whole header may tell that this isn't TLS
+				return nil, record.HeaderLen, foreignBytes(p)
 			}
-			return nil, n + record.HeaderLen, err
+			// The rest can't come in fewer bytes than one more record takes.
+			return nil, n + record.HeaderLen + need - len(hello), nil
 		}
 		head := record.ParseHeader(p[n:])
 		if n == 0 {
@@ -75,6 +77,9 @@ func SniffHello(p []byte) (h *Hello, n int, err error) {
 			need = messageHeadLen + size
 		}
 		if len(p) < end {
+			if rest := need - len(hello) - (end - len(p)); rest > 0 {
+				end += record.HeaderLen + rest
+			}
 			return nil, end, nil
 		}
 		n = end
