@@ -24,8 +24,8 @@ func Server(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 	return serve(ctx, conn, full)
 }
 
-// serve tells TCPLS clients from others by their first bytes (design: our own
-// engine never has to serve ordinary TLS).
+// serve tells TCPLS clients from others by their first bytes: ordinary ones
+// are crypto/tls's, so that our engine never has to serve them.
 func serve(ctx context.Context, conn net.Conn, cfg *Config) (_ *Session, err error) {
 	defer func() {
 		if err != nil {

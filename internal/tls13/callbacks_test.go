@@ -72,6 +72,41 @@ func TestCallbackErrors(t *testing.T) {
 	}
 }
 
+// TestConfigForClient: what GetConfigForClient chooses is checked as the
+// configuration itself is, and a limit to TLS 1.2 is one that a client hears of.
+func TestConfigForClient(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		chosen *tls.Config
+		want   Alert
+	}{
+		{"TLS 1.2 at most", &tls.Config{MaxVersion: tls.VersionTLS12}, AlertProtocolVersion},
+		{"unknown ClientAuth", &tls.Config{ClientAuth: 17}, AlertInternalError},
+	} {
+		server := serverTLS()
+		server.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return test.chosen, nil }
+		clientErr, err := shake(newTestPair(t, &Config{TLS: clientTLS()}, &Config{TLS: server}))
+		if a, ok := alertOf(err); !ok || a != test.want {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+		if got := errors.Is(clientErr, ErrVersion); got != (test.want == AlertProtocolVersion) {
+			t.Errorf("%s: client's error %v matches ErrVersion: %v", test.name, clientErr, got)
+		}
+	}
+}
+
+// TestNoClientCertificate: tls.Config wants a certificate or an error, be it an
+// empty one.
+func TestNoClientCertificate(t *testing.T) {
+	client, server := clientTLS(), serverTLS()
+	server.ClientAuth = tls.RequestClientCert
+	client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, nil }
+	err, _ := shake(newTestPair(t, &Config{TLS: client}, &Config{TLS: server}))
+	if a, ok := alertOf(err); !ok || a != AlertInternalError {
+		t.Errorf("neither certificate nor error: %v", err)
+	}
+}
+
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errTest }

@@ -391,6 +391,9 @@ func (h *clientHandshake) finished(m message) (step, error) {
 	if err := h.c.writeWith(secrets.client); err != nil {
 		return step{}, err
 	}
+	h.keys.wipe()
+	master.wipe()
+	h.traffic.wipe()
 	h.c.finish(h.peer, done)
 	return step{}, nil
 }

@@ -82,6 +82,7 @@ func TestRefusedConfigs(t *testing.T) {
 		{"RecordSizeLimit", Config{RecordSizeLimit: 63}},
 		{"RecordSizeLimit", Config{RecordSizeLimit: 16386}},
 		{"Extension", Config{Extension: extALPN}},
+		{"Extension", Config{Extension: 0xfafa}},
 		{"Offer", Config{Extension: 0xff00, Offer: make([]byte, maxOffer+1)}},
 	} {
 		if _, err := NewServer(&test.cfg); err == nil || !strings.Contains(err.Error(), "Config."+test.field+":") {

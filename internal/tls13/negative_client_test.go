@@ -67,10 +67,21 @@ func TestClientRefusesServerHello(t *testing.T) {
 		})},
 		{"of TLS 1.2 without any extension", AlertProtocolVersion, false, helloWith(func(m *serverHello) { m.extensions = nil })},
 		{"of SSL 3.0", AlertProtocolVersion, false, helloWith(func(m *serverHello) { m.version = versionSSL30 })},
-		{"downgrade sentinel", AlertProtocolVersion, false, helloWith(func(m *serverHello) {
+		{"sentinel of a downgrade to TLS 1.2", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
 			m.random = append(make([]byte, 24), "DOWNGRD\x01"...)
 			m.extensions = nil
 		})},
+		{"sentinel of a downgrade to TLS 1.0", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
+			m.random, m.version = append(make([]byte, 24), "DOWNGRD\x00"...), tls.VersionTLS10
+			m.extensions = nil
+		})},
+		{"sentinel within TLS 1.3", 0, true, func(p *puppet) {
+			p.serverHello(func(m *serverHello) { m.random = append(make([]byte, 24), "DOWNGRD\x01"...) })
+			p.rest()
+		}},
+		{"GREASE extension echoed", AlertUnsupportedExtension, false, func(p *puppet) {
+			p.serverHello(func(m *serverHello) { m.extensions = append(m.extensions, p.grease()) })
+		}},
 		{"version not offered", AlertIllegalParameter, false, helloWith(func(m *serverHello) {
 			m.extensions[0].body = uint16Body(0x0305)
 		})},
@@ -162,6 +173,9 @@ func TestClientRefusesRetry(t *testing.T) {
 			m.extensions = dropExtension(m.extensions, extKeyShare)
 		})},
 		{"unknown extension", AlertUnsupportedExtension, false, retry(more(extension{0x7a7b, nil}))},
+		{"GREASE extension echoed", AlertUnsupportedExtension, false, func(p *puppet) {
+			p.retry(tls.CurveP384, more(p.grease()))
+		}},
 		{"misplaced extension", AlertIllegalParameter, false, retry(more(extension{extServerName, nil}))},
 		{"repeated extension", AlertIllegalParameter, false, retry(more(cookie, cookie))},
 		{"cookie empty", AlertDecodeError, false, retry(more(extension{extCookie, []byte{0, 0}}))},
@@ -228,6 +242,14 @@ func TestErrVersion(t *testing.T) {
 	old.feed()
 	if !errors.Is(old.err, ErrVersion) {
 		t.Errorf("ServerHello of TLS 1.2: %v doesn't match ErrVersion", old.err)
+	}
+	downgraded := puppetServer(t, true)
+	downgraded.serverHello(func(m *serverHello) {
+		m.random, m.extensions = append(make([]byte, 24), "DOWNGRD\x01"...), nil
+	})
+	downgraded.feed()
+	if downgraded.err == nil || errors.Is(downgraded.err, ErrVersion) {
+		t.Errorf("a downgrade: %v matches ErrVersion, as if another try were in order", downgraded.err)
 	}
 	alert := puppetServer(t, true)
 	alert.plain(record.Alert, []byte{levelFatal, byte(AlertProtocolVersion)})

@@ -25,6 +25,7 @@ func TestClientRefusesEncryptedExtensions(t *testing.T) {
 	limit := func(n uint16) extension { return extension{extRecordSizeLimit, uint16Body(n)} }
 	runNegative(t, []negative{
 		{"extension never asked for", AlertUnsupportedExtension, false, with(extension{0x7a7b, nil})},
+		{"GREASE extension echoed", AlertUnsupportedExtension, false, func(p *puppet) { p.encryptedExtensions(p.grease()) }},
 		{"early_data never asked for", AlertUnsupportedExtension, false, with(extension{extEarlyData, nil})},
 		{"record_size_limit never asked for", AlertUnsupportedExtension, false, with(limit(16384))},
 		{"max_fragment_length never asked for", AlertUnsupportedExtension, false, with(extension{extMaxFragmentLength, []byte{1}})},
@@ -72,6 +73,16 @@ func TestClientRefusesRecordSizeLimit(t *testing.T) {
 	}
 }
 
+func TestMalformedRecordSizeLimit(t *testing.T) {
+	for _, body := range [][]byte{nil, {64}, {0, 64, 0}} {
+		p := newPuppetServer(t, &Config{TLS: clientTLS(), RecordSizeLimit: 1000})
+		p.serverHello(nil)
+		p.encryptedExtensions(extension{extRecordSizeLimit, body})
+		p.feed()
+		p.wantAlert(AlertDecodeError, false)
+	}
+}
+
 // TestUnaskedExtension lets a server answer an extension that the client knows
 // and didn't offer, and one that it never heard of.
 func TestUnaskedExtension(t *testing.T) {
@@ -111,6 +122,7 @@ func TestClientRefusesCertificate(t *testing.T) {
 			}
 		})},
 		{"extension never asked for", AlertUnsupportedExtension, false, entry(extension{0x7a7b, nil})},
+		{"GREASE extension echoed", AlertUnsupportedExtension, false, func(p *puppet) { entry(p.grease())(p) }},
 		{"known extension misplaced", AlertIllegalParameter, false, entry(extension{extALPN, nil})},
 		{"extension twice", AlertIllegalParameter, false, entry(extension{0x7a7b, nil}, extension{0x7a7b, nil})},
 		{"staple malformed", AlertDecodeError, false, entry(extension{extStatusRequest, []byte{1, 0, 0, 0}})},
@@ -203,6 +215,7 @@ func TestClientRefusesCertificateVerify(t *testing.T) {
 	p256, rsaKind := tls.ECDSAWithP256AndSHA256, "RSA-2048"
 	runNegative(t, []negative{
 		{"unknown algorithm", AlertIllegalParameter, false, proven("P-256", p256, as(0x7a7a))},
+		{"unknown algorithm with an Ed25519 key", AlertIllegalParameter, false, proven("Ed25519", tls.Ed25519, as(0x7a7a))},
 		{"PKCS#1 v1.5", AlertIllegalParameter, false, proven(rsaKind, tls.PSSWithSHA256, resign(tls.PKCS1WithSHA256, crypto.SHA256))},
 		{"SHA-1", AlertIllegalParameter, false, proven("P-256", p256, as(tls.ECDSAWithSHA1))},
 		{"curve that doesn't fit", AlertIllegalParameter, false, proven("P-384", tls.ECDSAWithP384AndSHA384, resign(p256, crypto.SHA256))},

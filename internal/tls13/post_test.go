@@ -264,6 +264,43 @@ func slicesRepeat(b []byte, n int) [][]byte {
 	return list
 }
 
+// TestTooEarly: no data moves and no key changes before the handshake is
+// complete.
+func TestTooEarly(t *testing.T) {
+	c, s := newTestPair(t, &Config{TLS: clientTLS()}, &Config{TLS: serverTLS()})
+	for _, end := range []*Conn{c, s} {
+		if out, err := end.Write(nil, []byte("x")); err != errNotComplete || len(out) > 0 {
+			t.Errorf("Write: %d bytes, %v", len(out), err)
+		}
+		if _, n, err := end.Read(nil, []byte{23, 3, 3, 0, 0}); err != errNotComplete || n != 0 {
+			t.Errorf("Read of %d bytes: %v", n, err)
+		}
+		if err := end.UpdateKeys(true); err != errNotComplete {
+			t.Errorf("UpdateKeys: %v", err)
+		}
+	}
+	mustShake(t, c, s)
+}
+
+// TestServerWipes: a server that is done keeps no secret from which those of
+// its traffic could be derived again.
+func TestServerWipes(t *testing.T) {
+	s, err := newConn(&Config{TLS: serverTLS()}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &serverHandshake{c: s}
+	s.next = step{want: typeClientHello, run: h.firstHello}
+	c := mustClient(t, &Config{TLS: clientTLS()})
+	mustShake(t, c, s)
+	for _, secret := range [][]byte{h.master.secret, h.traffic.client, h.traffic.server} {
+		if !bytes.Equal(secret, make([]byte, h.suite.HashLen)) {
+			t.Error("the handshake is complete, and its secrets are still there")
+		}
+	}
+	exchange(t, c, s, []byte("and the connection works"))
+}
+
 // TestFail gives errors of the caller their alerts, in the clear and
 // protected.
 func TestFail(t *testing.T) {

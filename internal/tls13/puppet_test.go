@@ -304,6 +304,15 @@ func (p *puppet) clientHelloCame() {
 	p.hello = must(parseClientHello(list[0].body(), p.engine.cfg.Extension))
 }
 
+// grease is an extension of the ClientHello that no server can know.
+func (p *puppet) grease() extension {
+	first := p.hello.extensions[0]
+	if !isGrease(first.id) {
+		p.t.Fatalf("the ClientHello begins with extension %d, not with GREASE", first.id)
+	}
+	return first
+}
+
 // serverHello answers the ClientHello after a change to the answer.
 func (p *puppet) serverHello(change func(m *serverHello)) {
 	if p.err != nil {

@@ -170,6 +170,11 @@ func TestReplayServerFlight(t *testing.T) {
 		t.Fatalf("Feed used %d of %d bytes: %v", n, len(wire), err)
 	}
 
+	wiped := make([]byte, suite.HashLen)
+	if !bytes.Equal(h.keys.secret, wiped) || !bytes.Equal(h.traffic.client, wiped) || !bytes.Equal(h.traffic.server, wiped) {
+		t.Error("the handshake is complete, and its secrets are still there")
+	}
+
 	records := splitRecords(c.Output())
 	if len(records) != 2 || record.Type(records[0][0]) != record.ChangeCipherSpec {
 		t.Fatalf("%d records in the client's answer", len(records))

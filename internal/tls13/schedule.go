@@ -29,6 +29,13 @@ type masterSecret struct {
 	secret []byte
 }
 
+// The secrets of application data derive from these two, so that a KeyUpdate,
+// which wipes the traffic secret before it, would protect nothing if they
+// stayed. Whoever has derived all that is needed wipes them.
+
+func (h handshakeSecret) wipe() { clear(h.secret) }
+func (m masterSecret) wipe()    { clear(m.secret) }
+
 // An exporterSecret is what keying material is exported from (section 7.5).
 type exporterSecret struct {
 	suite  *record.Suite

@@ -40,6 +40,12 @@ type trafficSecrets struct {
 	client, server []byte
 }
 
+// wipe forgets the secrets of a stage that is over.
+func (t trafficSecrets) wipe() {
+	clear(t.client)
+	clear(t.server)
+}
+
 // handshakeSecrets derives and logs the handshake traffic secrets; sum is the
 // transcript up to ServerHello.
 func (c *Conn) handshakeSecrets(h handshakeSecret, sum, clientRandom []byte) (t trafficSecrets, err error) {

@@ -103,6 +103,9 @@ func (h *serverHandshake) configForClient() error {
 	if chosen == nil {
 		return nil
 	}
+	if badMaxVersion(chosen, c.isClient) { // a client may come back with what it permits
+		return broken(AlertProtocolVersion, "GetConfigForClient doesn't permit TLS 1.3 to this client")
+	}
 	if err := checkTLS(chosen, c.isClient); err != nil {
 		return because(AlertInternalError, err, "GetConfigForClient")
 	}
@@ -284,6 +287,7 @@ func (h *serverHandshake) applicationKeys(keys handshakeSecret) error {
 		return err
 	}
 	h.clientApp = secrets.client
+	keys.wipe()
 	return h.c.writeWith(secrets.server)
 }
 
@@ -471,6 +475,8 @@ func (h *serverHandshake) clientFinished(m message) (step, error) {
 	if err := h.c.readWith(h.clientApp, proof); err != nil {
 		return step{}, err
 	}
+	h.master.wipe()
+	h.traffic.wipe()
 	h.c.finish(h.peer, done)
 	return step{}, nil
 }

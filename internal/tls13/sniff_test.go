@@ -87,6 +87,33 @@ func sniffEveryPrefix(t *testing.T, wire []byte) {
 	}
 }
 
+// TestSniffInPieces: a client that sends its ClientHello in records of one byte
+// doesn't make the listener look at it again for each of them.
+func TestSniffInPieces(t *testing.T) {
+	m := &clientHello{
+		version: tls.VersionTLS12, random: make([]byte, randomLen), suites: []uint16{1}, compressions: []byte{0},
+		extensions: []extension{{extPadding, make([]byte, 60<<10)}},
+	}
+	var wire []byte
+	for _, b := range must(encode(m)) {
+		wire = record.AppendPlain(wire, record.Handshake, tls.VersionTLS10, []byte{b})
+	}
+	asked := 0
+	for have := 0; ; asked++ {
+		h, n, err := SniffHello(wire[:have])
+		if err != nil || n > len(wire) || h == nil && n <= have {
+			t.Fatalf("%d of %d bytes: at least %d, %v", have, len(wire), n, err)
+		}
+		if h != nil {
+			break
+		}
+		have = n
+	}
+	if asked > 100 {
+		t.Errorf("asked %d times about a ClientHello of %d records", asked, len(wire)/6)
+	}
+}
+
 func TestSniffRefuses(t *testing.T) {
 	for _, test := range []struct{ wire, want string }{
 		{"GET / HTTP/1.1\r\n", "an HTTP request"},
