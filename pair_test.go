@@ -25,6 +25,7 @@ type memPair struct {
 func newMemPair(t testing.TB, link memnet.Link, change func(client, server *Config)) *memPair {
 	t.Helper()
 	client, server := newTestConfigs()
+	smallWindows(client, server)
 	if change != nil {
 		change(client, server)
 	}
@@ -172,5 +173,12 @@ func echo(s *Session) {
 			_, _ = io.Copy(st, st) // a stream that was reset ends this too
 			_ = st.Close()
 		}()
+	}
+}
+
+// smallWindows makes the tests that fill windows quick.
+func smallWindows(configs ...*Config) {
+	for _, c := range configs {
+		c.StreamRecvWindow, c.SessionRecvWindow = 1<<20, 2<<20
 	}
 }

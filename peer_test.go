@@ -64,6 +64,7 @@ func startTestPeer(t testing.TB, client bool, change func(*Config)) *testPeer {
 	if client {
 		ours, theirs = clientConfig, serverConfig
 	}
+	smallWindows(theirs)
 	if change != nil {
 		change(theirs)
 	}
