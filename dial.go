@@ -261,6 +261,7 @@ type pooled struct {
 	ready   chan struct{}
 	session *Session
 	err     error
+	gaveUp  bool // the context of the call that dialed has ended
 }
 
 // DialStream opens a stream on a session to address, which it keeps for the
@@ -289,40 +290,52 @@ func (d *Dialer) DialStream(ctx context.Context, network, address string) (net.C
 // meanwhile wait for it.
 func (d *Dialer) session(ctx context.Context, network, address string) (*Session, error) {
 	key := network + " " + address
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return nil, ErrSessionClosed
-	}
-	p := d.sessions[key]
-	if p == nil || p.over() {
-		p = &pooled{ready: make(chan struct{})}
-		if d.sessions == nil {
-			d.sessions = make(map[string]*pooled)
-		}
-		d.sessions[key] = p
-		d.mu.Unlock()
-		p.session, p.err = d.Dial(ctx, network, address)
-		if p.err != nil || !p.session.state.TCPLS {
-			d.mu.Lock()
-			if d.sessions[key] == p {
-				delete(d.sessions, key)
-			}
+	for {
+		d.mu.Lock()
+		if d.closed {
 			d.mu.Unlock()
+			return nil, ErrSessionClosed
 		}
-		close(p.ready)
-		return p.session, p.err
+		p := d.sessions[key]
+		if p == nil || p.over() {
+			p = &pooled{ready: make(chan struct{})}
+			if d.sessions == nil {
+				d.sessions = make(map[string]*pooled)
+			}
+			d.sessions[key] = p
+			d.mu.Unlock()
+			return d.fill(ctx, p, network, address)
+		}
+		d.mu.Unlock()
+		select {
+		case <-p.ready:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		switch {
+		case p.gaveUp:
+			continue // our own context still lives
+		case p.err != nil:
+			return nil, p.err
+		case !p.session.state.TCPLS:
+			return d.Dial(ctx, network, address)
+		}
+		return p.session, nil
 	}
-	d.mu.Unlock()
-	select {
-	case <-p.ready:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+}
+
+// fill dials for all who wait for p. What can't be shared isn't kept, nor is a
+// session that has ended.
+func (d *Dialer) fill(ctx context.Context, p *pooled, network, address string) (*Session, error) {
+	p.session, p.err = d.Dial(ctx, network, address)
+	p.gaveUp = p.err != nil && ctx.Err() != nil
+	close(p.ready)
 	if p.err != nil || !p.session.state.TCPLS {
-		return d.Dial(ctx, network, address)
+		d.forget(network, address, p.session)
+	} else {
+		context.AfterFunc(p.session.Context(), func() { d.forget(network, address, p.session) })
 	}
-	return p.session, nil
+	return p.session, p.err
 }
 
 // over reports whether a session is known to have ended.
@@ -335,13 +348,23 @@ func (p *pooled) over() bool {
 	}
 }
 
+// holds reports whether p is ready with s.
+func (p *pooled) holds(s *Session) bool {
+	select {
+	case <-p.ready:
+		return p.session == s
+	default:
+		return false
+	}
+}
+
 // forget drops a session that takes no more streams; it ends with its last
 // one.
 func (d *Dialer) forget(network, address string, s *Session) {
 	key := network + " " + address
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p := d.sessions[key]; p != nil && p.session == s {
+	if p := d.sessions[key]; p != nil && p.holds(s) {
 		delete(d.sessions, key)
 	}
 }

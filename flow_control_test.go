@@ -321,7 +321,7 @@ func TestMaxStreams(t *testing.T) {
 		})
 		time.Sleep(time.Second)
 		wantBlocked(t, "OpenStream to a peer that allows none", none)
-		p.close()
+		_ = p.server.Close() // first, so that its own end is the reason
 		wantErrorIs(t, "OpenStream at the end", <-none, ErrSessionClosed)
 	})
 }

@@ -84,7 +84,9 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 	h.began = time.Now()
 	stop := h.limit(ctx, patience)
 	err := h.exchange(cfg, read)
-	stop()
+	if !stop() && err == nil {
+		err = os.ErrDeadlineExceeded // which stands on the connection, or is about to
+	}
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 			err = context.Cause(ctx)

@@ -67,7 +67,7 @@ func newPath(s *Session, conn net.Conn) *path {
 		}
 	}
 	p.out.Init(s.keys.send, wire.PathContext(p.id))
-	p.current = wire.FirstPath
+	p.current = wire.Control // attached from the beginning (protocol 2.4, 4.6)
 	p.pump.init()
 	p.in.init(s.keys.receive, wire.PathContext(p.id))
 	return p

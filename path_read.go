@@ -168,7 +168,7 @@ func (p *path) measure() {
 func (p *path) noteArrival() {
 	r := &p.in
 	r.now = time.Now()
-	p.sess.lastReceived.Store(r.now.UnixNano())
+	p.sess.lastReceived.Store(int64(r.now.Sub(p.sess.began)))
 	if r.now.Sub(r.measured) > rttAge {
 		r.measured = r.now
 		p.measure()
@@ -187,6 +187,9 @@ func (r *reading) nextRecord() ([]byte, error) {
 	}
 	if h.Len > record.MaxCiphertext {
 		return nil, &protocolError{alert: alertRecordOverflow, err: record.ErrOverflow}
+	}
+	if h.Len < record.TagLen { // what opens it counts on the tag
+		return nil, &protocolError{alert: alertBadRecordMAC, err: record.ErrShort}
 	}
 	if n := record.HeaderLen + h.Len; len(b) >= n {
 		return b[:n:n], nil
@@ -234,9 +237,13 @@ func (p *path) receive(rec []byte) error {
 			return err
 		}
 	}
+	tries := 0
 	for a := r.recent.more; a != &r.recent; a = a.more {
 		if a == tried {
 			continue
+		}
+		if tries++; tries%freeTries == 0 && !r.budget.spend(p) {
+			return errBudget
 		}
 		if done, err := p.tryStream(a, rec); done {
 			return err
@@ -244,6 +251,11 @@ func (p *path) receive(rec []byte) error {
 	}
 	return &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
 }
+
+// freeTries is how many streams' contexts may be tried for a record at the cost
+// of one without stream bytes: a sender that never announces would make us
+// decrypt it once for each of its streams.
+const freeTries = 16
 
 // tryOwn opens a record of the path's own context; done tells that it was one.
 func (p *path) tryOwn(rec []byte) (done bool, err error) {
@@ -312,6 +324,8 @@ func (p *path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 		return true, errBudget
 	}
 	r.budget.earn(len(content))
+	// Once the bytes have arrived, a Read may take them and give the block back.
+	frames = r.scratch()[:copy(r.scratch(), frames)]
 	if err := s.arrived(len(content)); err != nil {
 		return true, err
 	}

@@ -150,7 +150,7 @@ func (p *path) sealData(s *Stream, data, scratch []byte) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
-		return net.ErrClosed
+		return p.refusal()
 	}
 	if err := p.composeFor(s); err != nil {
 		return err
@@ -239,6 +239,7 @@ func (p *path) flush() {
 		if p.ended {
 			return // abandoned meanwhile
 		}
+		full := p.unsent.Load() >= maxUnsent
 		p.advance(n)
 		if err == osnet.ErrWouldBlock {
 			go p.drain()
@@ -251,8 +252,21 @@ func (p *path) flush() {
 		if p.unsent.Load() == 0 {
 			p.catchUp()
 		}
+		if full {
+			p.wakeGate()
+		}
 	}
 	p.flushed()
+}
+
+// wakeGate lets a writer go on who found the path full. The caller holds outMu,
+// which is free meanwhile.
+func (p *path) wakeGate() {
+	if p.unsent.Load() < maxUnsent {
+		p.outMu.Unlock()
+		p.sess.gate.wake()
+		p.outMu.Lock()
+	}
 }
 
 // catchUp composes what became due while the queue was full.
@@ -283,11 +297,7 @@ func (p *path) drain() {
 			return
 		}
 		p.catchUp()
-		if p.unsent.Load() < maxUnsent {
-			p.outMu.Unlock()
-			p.sess.gate.wake()
-			p.outMu.Lock()
-		}
+		p.wakeGate()
 	}
 	p.flushed()
 }
@@ -344,8 +354,8 @@ func (p *path) advance(n int) {
 
 // writeFailed ends the sending side. The caller holds outMu.
 func (p *path) writeFailed(err error) {
-	p.discard()
 	p.flushing = false
+	p.discard()
 	p.failure = &PathError{Path: uint32(p.id), Op: "write", Err: err}
 	go p.sess.end(p.failure)
 }
@@ -364,8 +374,10 @@ func (p *path) discard() {
 		p.ended = true
 		close(p.outDone)
 	}
-	for _, c := range p.queue {
-		c.Release()
+	if !p.flushing { // else a system call may still read the chunks: they aren't used again
+		for _, c := range p.queue {
+			c.Release()
+		}
 	}
 	clear(p.queue)
 	p.queue, p.written = p.queue[:0], 0

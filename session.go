@@ -55,7 +55,8 @@ type Session struct {
 	win   window
 
 	draining     atomic.Bool
-	lastReceived atomic.Int64 // Unix time in ns
+	began        time.Time
+	lastReceived atomic.Int64 // ns since began: the wall clock may jump
 	roundTrip    atomic.Int64 // ns; of the handshake or the last ping
 	minRTT       atomic.Int64 // ns; the kernel's, 0 where it has none
 	counters     counters
@@ -76,7 +77,7 @@ type ConnectionState struct {
 // bytes that were read behind the handshake.
 func newSession(cfg *Config, conn net.Conn, h *handshake) *Session {
 	s := &Session{
-		cfg: cfg, client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
+		cfg: cfg, began: time.Now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
@@ -94,10 +95,10 @@ func newSession(cfg *Config, conn net.Conn, h *handshake) *Session {
 		s.path.in.keyed = true
 	}
 	s.startTimer()
-	go s.path.readLoop(h.early)
 	if s.client {
-		s.path.kick()
+		s.path.kick() // before anything that was received is answered (protocol 2.4)
 	}
+	go s.path.readLoop(h.early)
 	return s
 }
 

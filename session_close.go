@@ -219,7 +219,11 @@ func (p *path) drainInput() {
 	buf := smallReads.get()
 	defer smallReads.put(buf)
 	for {
-		if _, err := p.conn.Read(*buf); err != nil {
+		_, err := p.conn.Read(*buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // of a late interruption
+			err = p.conn.SetReadDeadline(time.Time{})
+		}
+		if err != nil {
 			return
 		}
 	}

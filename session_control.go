@@ -101,8 +101,8 @@ func (c *control) seal(p *path) (sealed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	p.sess.gate.keep(int(rec.length)) // first, so that Session.unacknowledged never says too little
 	c.kept.push(rec)
-	p.sess.gate.keep(int(rec.length))
 	if update {
 		c.epoch++
 		c.epochSeq = c.ctx.Seq()

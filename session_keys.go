@@ -90,8 +90,7 @@ func (s *Session) keyRequested(epoch uint64) error {
 		return violation(wire.CodeKeyUpdate, "KEY_REQUEST for epoch %d at epoch %d", epoch, current)
 	}
 	if epoch == current+1 {
-		s.keys.wanted.Store(true)
-		s.updateKeysIfDue()
+		s.keys.wanted.Store(true) // settle sees to it, once for all that came together
 	}
 	return nil
 }
@@ -105,12 +104,14 @@ func (s *Session) updateKeysIfDue() {
 		return
 	}
 	streams, err := s.beginEpoch()
+	epoch := s.keys.sendEpoch
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	if err != nil {
 		s.end(err)
 		return
 	}
+	s.log.Debug("changed keys", "epoch", epoch)
 	for _, st := range streams {
 		st.sendMu.Lock()
 		st.epochDue = true
@@ -127,8 +128,7 @@ func (s *Session) epochSettled() bool {
 	p := s.path
 	p.outMu.Lock()
 	epoch := s.keys.sendEpoch
-	// A RESET that is still to be said takes its stream out of the update.
-	settled := s.control.epoch == epoch && !s.control.due.Load() && s.control.kept.ackedFrom(s.control.epochSeq)
+	settled := s.control.epoch == epoch && s.control.kept.ackedFrom(s.control.epochSeq)
 	p.outMu.Unlock()
 	if !settled {
 		return false
@@ -138,7 +138,9 @@ func (s *Session) epochSettled() bool {
 			return false
 		}
 	}
-	return true
+	// A RESET that is still to be said takes its stream out of the update. It
+	// was made due before its stream looked settled.
+	return !s.control.due.Load()
 }
 
 func (s *Stream) epochSettled(epoch uint64) bool {
@@ -179,7 +181,6 @@ func (s *Session) beginEpoch() ([]*Stream, error) {
 	s.keys.send = next
 	s.keys.sendEpoch++
 	s.keys.wanted.Store(false)
-	s.log.Debug("changed keys", "epoch", s.keys.sendEpoch)
 	streams := make([]*Stream, 0, len(s.table.streams))
 	for _, st := range s.table.streams {
 		streams = append(streams, st)

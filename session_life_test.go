@@ -221,6 +221,7 @@ func TestIdleTimeout(t *testing.T) {
 					client.KeepAlive, server.KeepAlive = -1, -1
 					of(client, server).IdleTimeout = time.Minute
 				})
+				synctest.Wait() // until the server has the client's parameters
 				p.clientConn.Stall(true)
 				began := time.Now()
 				for _, s := range []*Session{p.client, p.server} {

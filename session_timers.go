@@ -30,7 +30,7 @@ func (s *Session) idleTimeout() time.Duration {
 
 // startTimer starts the timer for idleness and keepalive, or sets it anew.
 func (s *Session) startTimer() {
-	s.lastReceived.Store(time.Now().UnixNano())
+	s.lastReceived.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := s.nextTick(0)
@@ -72,7 +72,7 @@ func (s *Session) nextTick(silent time.Duration) time.Duration {
 
 func (s *Session) tick() {
 	now := time.Now()
-	silent := now.Sub(time.Unix(0, s.lastReceived.Load()))
+	silent := now.Sub(s.began) - time.Duration(s.lastReceived.Load())
 	s.mu.Lock()
 	if s.ended() {
 		s.mu.Unlock()

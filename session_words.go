@@ -82,7 +82,8 @@ func (w *words) acknowledgeControl(seq uint64) {
 func (w *words) giveSessionCredit(credit uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sessionCredit, w.creditDue = credit, true
+	// Readers raise the window in one order and may come here in another.
+	w.sessionCredit, w.creditDue = max(w.sessionCredit, credit), true
 	w.due.Store(true)
 }
 

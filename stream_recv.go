@@ -54,7 +54,8 @@ func (s *Stream) reserve(n int, scratch []byte) []byte {
 		return d.buf[d.n : d.n+n : d.n+n]
 	}
 	if s.tail == nil || len(s.tail.free()) < n {
-		b := newBlock(n, s.tail != nil)
+		// Large blocks are for streams that fill theirs, not for padding.
+		b := newBlock(n, s.tail != nil && 2*s.tail.w >= len(*s.tail.buf))
 		if s.tail == nil {
 			s.head = b
 		} else {
@@ -137,8 +138,8 @@ func (s *Stream) settleReceived() {
 		s.sess.path.in.woke = true
 		s.sess.path.pump.waiters.Add(-int32(s.waiting))
 		s.waiting = 0
-		s.recvCond.Broadcast()
 	}
+	s.recvCond.Broadcast() // also to those who were woken before and wait again
 	ended := s.fin
 	done := s.fin && s.head == nil || s.readClosed && s.recvEnded
 	s.recvMu.Unlock()

@@ -2,9 +2,11 @@ package tls13
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -220,10 +222,11 @@ func TestCertificateErrors(t *testing.T) {
 	for _, test := range []struct {
 		change func(client *tls.Config)
 		want   string
+		alert  Alert
 	}{
-		{func(c *tls.Config) { c.ServerName = "other.example" }, "not other.example"},
-		{func(c *tls.Config) { c.RootCAs = x509.NewCertPool() }, "unknown authority"},
-		{func(c *tls.Config) { c.Time = func() time.Time { return testStart.AddDate(20, 0, 0) } }, "expired"},
+		{func(c *tls.Config) { c.ServerName = "other.example" }, "not other.example", AlertBadCertificate},
+		{func(c *tls.Config) { c.RootCAs = x509.NewCertPool() }, "unknown authority", AlertUnknownCA},
+		{func(c *tls.Config) { c.Time = func() time.Time { return testStart.AddDate(20, 0, 0) } }, "expired", AlertCertificateExpired},
 	} {
 		client := clientTLS()
 		test.change(client)
@@ -231,6 +234,9 @@ func TestCertificateErrors(t *testing.T) {
 		err, _ := shake(c, s)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v, want %q", err, test.want)
+		}
+		if a, _ := alertOf(err); a != test.alert {
+			t.Errorf("%v, want the alert %v", err, test.alert)
 		}
 		var failed *tls.CertificateVerificationError
 		if !errors.As(err, &failed) || len(failed.UnverifiedCertificates) != 1 {
@@ -241,6 +247,29 @@ func TestCertificateErrors(t *testing.T) {
 	client.RootCAs, client.InsecureSkipVerify = nil, true
 	c, s := newTestPair(t, &Config{TLS: client}, &Config{TLS: serverTLS()})
 	mustShake(t, c, s)
+}
+
+// failingSigner is a key whose hardware is out of order.
+type failingSigner struct{ crypto.Signer }
+
+func (failingSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errTest }
+
+func TestSignerFails(t *testing.T) {
+	cert := testCertificates()["P-256"]
+	cert.PrivateKey = failingSigner{cert.PrivateKey.(crypto.Signer)}
+	client, server := clientTLS(), serverTLS()
+	server.Certificates = []tls.Certificate{cert}
+	_, err := shake(newTestPair(t, &Config{TLS: client}, &Config{TLS: server}))
+	if a, _ := alertOf(err); a != AlertInternalError || !errors.Is(err, errTest) {
+		t.Errorf("server: %v", err)
+	}
+	client, server = clientTLS(), serverTLS()
+	client.Certificates = []tls.Certificate{cert}
+	server.ClientAuth = tls.RequireAnyClientCert
+	err, _ = shake(newTestPair(t, &Config{TLS: client}, &Config{TLS: server}))
+	if a, _ := alertOf(err); a != AlertInternalError || !errors.Is(err, errTest) {
+		t.Errorf("client: %v", err)
+	}
 }
 
 // TestServerNames are what a client puts into server_name.
