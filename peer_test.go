@@ -70,7 +70,7 @@ func startTestPeer(t testing.TB, client bool, change func(*Config)) *testPeer {
 	}
 	near, far := memnet.Pipe(memnet.Link{Queue: 1 << 20})
 	p := &testPeer{
-		t: t, conn: near, client: client,
+		t: t, conn: near, client: client, next: wire.Control, // attached from the beginning
 		streams: make(map[uint32]*record.Context), heard: make(map[uint32]*record.Context), data: make(map[uint32][]byte),
 	}
 	open := Server

@@ -77,7 +77,7 @@ type ConnectionState struct {
 // bytes that were read behind the handshake.
 func newSession(cfg *Config, conn net.Conn, h *handshake) *Session {
 	s := &Session{
-		cfg: cfg, began: time.Now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
+		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
