@@ -255,7 +255,7 @@ func (p *path) receive(rec []byte) error {
 // freeTries is how many streams' contexts may be tried for a record at the cost
 // of one without stream bytes: a sender that never announces would make us
 // decrypt it once for each of its streams.
-const freeTries = 16
+const freeTries = 64
 
 // tryOwn opens a record of the path's own context; done tells that it was one.
 func (p *path) tryOwn(rec []byte) (done bool, err error) {
