@@ -51,9 +51,10 @@ type Config struct {
 	CloseTimeout time.Duration
 
 	// MaxStreams is how many streams the peer may have open at once. Default
-	// 1024; negative: none.
+	// 1024, at most 2^29-1; negative: none (docs/protocol.md, 5.5).
 	MaxStreams int
-	// StreamRecvWindow is how many unread bytes a new stream may hold. The
+	// StreamRecvWindow is how many unread bytes a new stream may hold, at least
+	// 64 KiB (docs/protocol.md, 6.1). The
 	// window grows, up to StreamRecvMax, while the application reads as fast
 	// as bytes arrive. Defaults 2 MiB and 8 MiB.
 	StreamRecvWindow, StreamRecvMax int
@@ -62,7 +63,7 @@ type Config struct {
 	SessionRecvWindow, SessionRecvMax int
 	// SendBuffer bounds the bytes that a session keeps until the peer has
 	// acknowledged them; a Write waits while it is full. Default 8 MiB, at
-	// least 64 KiB.
+	// least 64 KiB, at most 1 GiB.
 	SendBuffer int
 	// RekeyAfter is how many records are sealed with one key before the session
 	// moves to the next one. Default, and most: 2^22, well inside what AES-GCM
@@ -70,7 +71,7 @@ type Config struct {
 	RekeyAfter int
 	// MaxPending is how many connections of a Listener may be in their
 	// handshake, or wait for Accept, at once; further ones wait in the kernel.
-	// Default 256.
+	// Default 256, at most 2^20.
 	MaxPending int
 
 	// Congestion names a TCP congestion control for the session's sockets, as

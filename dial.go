@@ -26,7 +26,8 @@ func Dial(ctx context.Context, network, address string, cfg *Config) (*Session, 
 }
 
 // Client opens a session over a connection that exists, with the client's
-// part. It owns conn from then on, also if it fails.
+// part. It owns conn from then on, also if it fails. The context bounds the
+// handshake only. Errors are Dial's; nothing is redialed.
 func Client(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 	full, err := cfg.withDefaults()
 	if err != nil {
@@ -267,7 +268,8 @@ type pooled struct {
 // DialStream opens a stream on a session to address, which it keeps for the
 // next call; so one session carries all of a program's connections to a
 // server. It fits http.Transport.DialTLSContext and the like. A server without
-// TCPLS gets a connection of its own for each call.
+// TCPLS gets a connection of its own for each call. Errors are those of Dial and
+// Session.OpenStream, and ErrSessionClosed after Close.
 func (d *Dialer) DialStream(ctx context.Context, network, address string) (net.Conn, error) {
 	for range 2 {
 		s, err := d.session(ctx, network, address)

@@ -47,7 +47,8 @@ func (e *timeoutError) Temporary() bool { return false }
 type SessionError struct {
 	// Code is the application's if Application is set, else one of
 	// docs/protocol.md, section 7.
-	Code        uint64
+	Code uint64
+	// Application tells that the code is the application's.
 	Application bool
 	// Remote tells that the peer closed the session, and so found the fault.
 	Remote bool
@@ -82,6 +83,7 @@ func (e *SessionError) Is(target error) bool {
 // A StreamError is the coded end of one direction of a stream: Reset or
 // StopSending by either application.
 type StreamError struct {
+	// StreamID is the stream's number, as Stream.ID returns it.
 	StreamID uint32
 	// Code is the application's. The protocol's own are StreamCodeClosed and
 	// StreamCodeRefused.
@@ -115,9 +117,12 @@ func (e *StreamError) Is(target error) bool {
 // A PathError is the failure of a path, one TCP connection of a session.
 // Unwrap leads to the cause, as syscall.ECONNRESET.
 type PathError struct {
+	// Path is the path's number; 0 is the one of the session's handshake.
 	Path uint32
-	Op   string
-	Err  error
+	// Op is what failed, as "read" or "write".
+	Op string
+	// Err is the cause.
+	Err error
 }
 
 func (e *PathError) Error() string { return fmt.Sprintf("tcpls: path %d: %s: %v", e.Path, e.Op, e.Err) }

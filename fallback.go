@@ -53,21 +53,43 @@ func (s *Session) acceptPlain(ctx context.Context) (*Stream, error) {
 	return nil, s.await(ctx, func() bool { return false })
 }
 
+// closePlain ends the session by close_notify.
 func (s *Session) closePlain() error {
-	s.mu.Lock()
-	if s.over() {
-		s.mu.Unlock()
+	if !s.endPlain(ErrSessionClosed) {
 		return nil
 	}
-	var cause error = ErrSessionClosed
+	return s.plain.plain.Close()
+}
+
+// abortPlain ends the session without close_notify, which would tell the peer
+// that it has everything (RFC 8446, 6.1).
+func (s *Session) abortPlain(cause *SessionError) error {
+	if !s.endPlain(cause) {
+		return nil
+	}
+	switch c := s.plain.plain.(type) {
+	case *tls.Conn:
+		return c.NetConn().Close()
+	case *engineConn:
+		return c.Conn.Close()
+	}
+	return s.plain.plain.Close()
+}
+
+// endPlain sets the cause and reports whether the session hadn't one.
+func (s *Session) endPlain(cause error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over() {
+		return false
+	}
 	s.life.cause.Store(&cause)
 	if s.life.cancel != nil {
 		s.life.cancel(cause)
 	}
 	close(s.life.done)
 	s.cond.Broadcast()
-	s.mu.Unlock()
-	return s.plain.plain.Close()
+	return true
 }
 
 func (s *Session) shutdownPlain(ctx context.Context) error {
@@ -75,7 +97,7 @@ func (s *Session) shutdownPlain(ctx context.Context) error {
 	case <-s.life.done:
 		return nil
 	case <-ctx.Done():
-		_ = s.closePlain() // the context's error matters more
+		_ = s.abortPlain(&SessionError{Application: true, Reason: "shut down"}) // the context's error matters more
 		return context.Cause(ctx)
 	}
 }

@@ -255,7 +255,7 @@ func TestPrioritiesShare(t *testing.T) {
 			sent = append(sent, st.sent)
 			st.sendMu.Unlock()
 		}
-		if least, most := slices.Min(sent), slices.Max(sent); most-least > 4*maxBatch {
+		if least, most := slices.Min(sent), slices.Max(sent); 2*least < most { // a writer that isn't scheduled misses turns
 			t.Errorf("four incremental streams have sent %v bytes, want equal shares", sent)
 		}
 		_ = p.client.CloseWithError(0, "done") // with bytes on the way

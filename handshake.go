@@ -83,7 +83,7 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration, read []byte) error {
 	h.began = time.Now()
 	stop := h.limit(ctx, patience)
-	err := h.exchange(cfg, read)
+	err := h.exchange(ctx, cfg, read)
 	if !stop() && err == nil {
 		err = os.ErrDeadlineExceeded // which stands on the connection, or is about to
 	}
@@ -114,7 +114,7 @@ func (h *handshake) limit(ctx context.Context, d time.Duration) (stop func() boo
 	return context.AfterFunc(ctx, func() { _ = h.conn.SetDeadline(time.Unix(1, 0)) })
 }
 
-func (h *handshake) exchange(cfg *Config, read []byte) error {
+func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) error {
 	in := smallReads.get()
 	defer smallReads.put(in)
 	have := 0
@@ -140,6 +140,9 @@ func (h *handshake) exchange(cfg *Config, read []byte) error {
 		if !h.heard {
 			h.heard = true
 			_ = h.conn.SetDeadline(h.began.Add(cfg.HandshakeTimeout))
+			if ctx.Err() != nil { // its deadline, in the past, was just overwritten
+				return os.ErrDeadlineExceeded
+			}
 		}
 		if h.roundTrip == 0 {
 			h.roundTrip = time.Since(h.began)

@@ -111,7 +111,7 @@ func inModule(importPath string) (dir string, ok bool) {
 }
 
 func TestImports(t *testing.T) {
-	for _, goos := range []string{"linux", "darwin", "windows"} {
+	for _, goos := range []string{"linux", "darwin", "windows", "freebsd"} {
 		t.Run(goos, func(t *testing.T) {
 			packages := listPackages(t, goos)
 			for _, p := range packages {

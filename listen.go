@@ -14,7 +14,9 @@ import (
 )
 
 // Server opens a session over a connection that exists, with the server's
-// part. It owns conn from then on, also if it fails.
+// part. It owns conn from then on, also if it fails. The context bounds the
+// handshake only. Errors: ErrNotTCPLS, ErrHandshakeTimeout, the context's, those
+// of crypto/tls, or what was met instead of a TLS client.
 func Server(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 	full, err := cfg.withDefaults()
 	if err != nil {
@@ -75,7 +77,8 @@ type Listener struct {
 }
 
 // Listen listens on a TCP address, as "tcp" and ":443", with plain TCP sockets
-// (since Go 1.24, net.Listen alone makes Multipath TCP ones).
+// (since Go 1.24, net.Listen alone makes Multipath TCP ones). Errors are those
+// of package net, and name what is wrong with the network or the Config.
 func Listen(network, address string, cfg *Config) (*Listener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -91,11 +94,16 @@ func Listen(network, address string, cfg *Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewListener(inner, cfg)
+	l, err := NewListener(inner, cfg)
+	if err != nil {
+		_ = inner.Close() // never used
+		return nil, err
+	}
+	return l, nil
 }
 
 // NewListener accepts sessions on the connections of inner, which it owns from
-// then on. A TCP listener should be a plain one, see Listen; one that speaks
+// then on, unless it fails: by an error that names what Config lacks. A TCP listener should be a plain one, see Listen; one that speaks
 // Multipath TCP is reported to the Logger.
 func NewListener(inner net.Listener, cfg *Config) (*Listener, error) {
 	full, err := cfg.withDefaults()
@@ -207,7 +215,8 @@ func (l *Listener) track(s *Session) bool {
 
 // Accept waits for a session whose handshake is complete. Clients without
 // TCPLS are sessions too, with one stream, unless Config.Fallback refuses
-// them. A handshake that fails is logged and doesn't end Accept.
+// them. A handshake that fails is logged and doesn't end Accept. The error is
+// the context's or ErrListenerClosed.
 func (l *Listener) Accept(ctx context.Context) (*Session, error) {
 	select {
 	case s := <-l.ready:
@@ -222,7 +231,8 @@ func (l *Listener) Accept(ctx context.Context) (*Session, error) {
 // Addr returns the address that the listener listens on.
 func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 
-// Close stops listening. Sessions that were accepted live on.
+// Close stops listening. Sessions that were accepted live on, others are closed.
+// A second call returns ErrListenerClosed.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	if l.closed {
@@ -275,8 +285,12 @@ type allStreams struct {
 func (l *Listener) Streams() net.Listener {
 	l.streamsOnce.Do(func() {
 		l.streams = &allStreams{l: l, ready: make(chan net.Conn)}
-		l.tasks.Add(1)
-		go l.streams.run()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.closed {
+			l.tasks.Add(1)
+			go l.streams.run()
+		}
 	})
 	return l.streams
 }

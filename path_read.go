@@ -77,6 +77,7 @@ func (r *reading) init(keys *record.Keys, own uint32) {
 	r.attached = make(map[uint32]*attachment)
 	r.recent.prev, r.recent.more = &r.recent, &r.recent
 	r.roomFunc, r.idleFunc = r.room, r.idle
+	r.nextCtl = true // it counts as announced (protocol 4.6)
 	r.from = smallReads
 }
 

@@ -176,7 +176,8 @@ func (s *Session) broadcast() {
 func (s *Session) ConnectionState() ConnectionState { return s.state }
 
 // ExportKeyingMaterial derives a secret that both ends share (RFC 8446, section
-// 7.5), length bytes long.
+// 7.5), length bytes long. It fails for lengths that TLS can't express, and
+// where TLS 1.2 was agreed without extended master secrets.
 func (s *Session) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
 	if s.engine == nil {
 		return s.state.TLS.ExportKeyingMaterial(label, context, length)

@@ -253,8 +253,9 @@ func (s *Session) pathDone() {
 // Close ends the session gracefully: it waits until the peer has acknowledged
 // everything that was written, at most Config.CloseTimeout, and tells it that
 // the session is over. Streams that weren't closed end with an error on the
-// peer's side, never with io.EOF. The error tells that the peer may miss
-// something.
+// peer's side, never with io.EOF (docs/protocol.md, 8.2). The error tells that
+// the peer may miss something: os.ErrDeadlineExceeded, or the reason why the
+// session ended meanwhile. Further calls wait for the end and return nil.
 func (s *Session) Close() error {
 	if s.plain != nil {
 		return s.closePlain()
@@ -331,14 +332,15 @@ func (s *Session) awaitAcknowledged(ctx context.Context) bool {
 // CloseWithError ends the session at once: what the peer hasn't acknowledged
 // may be lost, and its calls return *SessionError with the code, which is the
 // application's and at most 2^62-1, and the reason, of which 1024 bytes are
-// sent. It waits for the peer to confirm, at most Config.CloseTimeout.
+// sent. It waits for the peer to confirm, at most Config.CloseTimeout. A peer
+// that doesn't speak TCPLS sees its connection end without close_notify.
 func (s *Session) CloseWithError(code uint64, reason string) error {
 	if code > wire.MaxVarint {
 		return errCode
 	}
 	e := &SessionError{Code: code, Application: true, Reason: reason}
 	if s.plain != nil {
-		return s.closePlain()
+		return s.abortPlain(e)
 	}
 	s.life.closing.Store(true)
 	if s.setCause(e) {
@@ -349,9 +351,10 @@ func (s *Session) CloseWithError(code uint64, reason string) error {
 	return nil
 }
 
-// Shutdown tells the peer that no new streams are taken, waits until the open
-// ones have ended, and closes the session. If the context ends first, it
-// closes the session at once and returns the context's error.
+// Shutdown tells the peer that no new streams are taken (docs/protocol.md,
+// 5.14), waits until the open ones have ended, and closes the session. If the
+// context ends first, it closes the session at once and returns the context's
+// error; otherwise errors are those of Close.
 func (s *Session) Shutdown(ctx context.Context) error {
 	if s.plain != nil {
 		return s.shutdownPlain(ctx)

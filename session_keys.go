@@ -208,7 +208,9 @@ func (p *path) sealEpoch(s *Stream) error {
 // UpdateKeys moves both directions to new keys (RFC 8446, section 7.2), ours
 // at once and the peer's when it gets the request. The session does so by
 // itself long before a key has protected too much. It returns once our new
-// keys are in use, which may have to wait for the end of an earlier update.
+// keys are in use, which may have to wait for the end of an earlier update
+// (docs/protocol.md, 3.5). The error is ErrNotTCPLS, the context's, or the
+// reason why the session ended.
 func (s *Session) UpdateKeys(ctx context.Context) error {
 	if s.plain != nil {
 		return ErrNotTCPLS

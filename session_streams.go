@@ -35,7 +35,7 @@ func nth(n uint32, client bool) uint32 {
 // peer learns of the stream with the first byte that is written, or when the
 // first Read begins. The error is ErrGoingAway, ErrNotTCPLS for a second
 // stream to a peer that doesn't speak TCPLS, the context's, or the reason why
-// the session ended.
+// the session ended (docs/protocol.md, 3.4 and 5.2).
 func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
 	if s.plain != nil {
 		return s.takePlain(true)
@@ -70,7 +70,8 @@ func (s *Session) addStream(id uint32) *Stream {
 	return st
 }
 
-// AcceptStream waits for a stream that the peer opened.
+// AcceptStream waits for a stream that the peer opened (docs/protocol.md, 5.2).
+// The error is the context's, or the reason why the session ended.
 func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 	if s.plain != nil {
 		return s.acceptPlain(ctx)
@@ -271,7 +272,7 @@ type streamListener struct {
 }
 
 // Streams returns a net.Listener whose connections are the streams that the
-// peer opens. Closing it ends Accept, not the session.
+// peer opens. Closing it ends Accept, by ErrListenerClosed, not the session.
 func (s *Session) Streams() net.Listener {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &streamListener{s, ctx, cancel}

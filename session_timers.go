@@ -115,7 +115,8 @@ func (s *Session) pong(data [8]byte) {
 }
 
 // Ping asks the peer for a sign of life and returns how long it took. Concurrent
-// calls take turns.
+// calls take turns. The error is ErrNotTCPLS, the context's, or the reason why
+// the session ended (docs/protocol.md, 5.6).
 func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 	if s.plain != nil {
 		return 0, ErrNotTCPLS

@@ -137,7 +137,8 @@ func (s *Stream) SetDeadline(t time.Time) error {
 	return s.SetWriteDeadline(t)
 }
 
-// SetReadDeadline sets the deadline of Read and WriteTo.
+// SetReadDeadline sets the deadline of Read and WriteTo. It fails with
+// ErrStreamClosed after CloseRead.
 func (s *Stream) SetReadDeadline(t time.Time) error {
 	if s.plain != nil {
 		return s.plain.SetReadDeadline(t)
@@ -152,7 +153,8 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 }
 
 // SetWriteDeadline sets the deadline of Write and ReadFrom. A Write that it
-// interrupts returns how many bytes were taken; those will be delivered.
+// interrupts returns how many bytes were taken; those will be delivered. Once
+// writing has ended it fails as Write does.
 func (s *Stream) SetWriteDeadline(t time.Time) error {
 	if s.plain != nil {
 		return s.plain.SetWriteDeadline(t)

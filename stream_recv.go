@@ -369,7 +369,8 @@ func (s *Stream) Read(p []byte) (n int, err error) {
 }
 
 // WriteTo writes everything up to the peer's end of the stream to w, straight
-// out of the receive buffer.
+// out of the receive buffer. The error is w's, or one of Read's, but never
+// io.EOF.
 func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	if s.plain != nil {
 		return io.Copy(w, struct{ io.Reader }{s.plain})
@@ -398,11 +399,12 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 }
 
 // CloseRead ends reading: unread and later bytes are dropped, and the peer, if
-// it hasn't ended its direction, is told to stop, with StreamCodeClosed.
+// it hasn't ended its direction, is told to stop, with StreamCodeClosed. The
+// error is ErrStreamClosed if reading was ended before, or ErrNotTCPLS.
 func (s *Stream) CloseRead() error { return s.closeRead(StreamCodeClosed) }
 
 // StopSending is CloseRead with a code of the application's, at most 2^62-1,
-// which the peer's Writes then return as *StreamError.
+// which the peer's Writes then return as *StreamError (docs/protocol.md, 5.12).
 func (s *Stream) StopSending(code uint64) error {
 	if code > wire.MaxVarint {
 		return errCode

@@ -224,7 +224,7 @@ func (s *Stream) settleSending() {
 }
 
 // ReadFrom writes everything that r has until io.EOF, and allocates nothing
-// but a pooled buffer.
+// but a pooled buffer. The error is r's, or one of Write's.
 func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 	if s.plain != nil {
 		return io.Copy(struct{ io.Writer }{s.plain}, r)
@@ -250,7 +250,9 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 }
 
 // CloseWrite ends our direction of the stream: the peer reads io.EOF after
-// everything that was written. A Write that still waits fails.
+// everything that was written (docs/protocol.md, 5.8). A Write that still waits
+// fails. The error is ErrStreamClosed if the direction had ended, *StreamError
+// if by Reset or the peer's StopSending, or the reason why the session ended.
 func (s *Stream) CloseWrite() error {
 	if s.plain != nil {
 		if c, ok := s.plain.(interface{ CloseWrite() error }); ok {
@@ -275,7 +277,9 @@ func (s *Stream) CloseWrite() error {
 
 // Reset ends our direction at once: what the peer hasn't read may be lost, and
 // its Reads return *StreamError with the code, which is the application's and
-// at most 2^62-1.
+// at most 2^62-1 (docs/protocol.md, 5.11). The error is ErrStreamClosed if the
+// peer has everything, end included, or the direction was reset before. The
+// stream of a peer that doesn't speak TCPLS ends as by CloseWithError.
 func (s *Stream) Reset(code uint64) error {
 	if code > wire.MaxVarint {
 		return errCode
@@ -341,7 +345,10 @@ func (s *Stream) acknowledged(seq, credit uint64) error {
 }
 
 // Flush waits until the peer has acknowledged everything written so far, the
-// end of the stream included if CloseWrite came before.
+// end of the stream included if CloseWrite came before (docs/protocol.md, 6.2).
+// The error is *StreamError after a reset, the context's, or the reason why the
+// session ended. A peer that doesn't speak TCPLS acknowledges nothing: then
+// Flush returns nil at once, and proves nothing.
 func (s *Stream) Flush(ctx context.Context) error {
 	if s.plain != nil {
 		return nil

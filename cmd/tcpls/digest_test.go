@@ -40,6 +40,27 @@ func TestDigestField(t *testing.T) {
 	}
 }
 
+// What a peer says of digests is either the one that it means, or none.
+func FuzzDigestField(f *testing.F) {
+	one := digest(sha256.Sum256([]byte("x")))
+	for _, seed := range []string{one.field(), "sha-512=:AAAA:, " + one.field() + ";q=1", "sha-256=:AAAA:", "sha-256=10", "sha-256=:", ",,=:"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		wantsDigest(http.Header{wantReprDigest: {value}})
+		d, ok := digestIn(http.Header{reprDigest: {value}})
+		if !ok {
+			if d != (digest{}) {
+				t.Errorf("%q: no digest, and yet %v", value, d)
+			}
+			return
+		}
+		if again, ok := digestIn(http.Header{reprDigest: {d.field()}}); !ok || again != d {
+			t.Errorf("%q: %v becomes %v, %v", value, d, again, ok)
+		}
+	})
+}
+
 func TestDigestsOfFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	content := bytes.Repeat([]byte("tcpls"), 200_000)

@@ -97,9 +97,11 @@ func (t *tool) join(ctx context.Context, stream *tcpls.Stream) error {
 	unblock := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
 	defer unblock()
 	sent := make(chan error, 1)
+	inputEnded := make(chan struct{})
 	go func() {
 		_, err := io.Copy(stream, t.in)
 		if err == nil {
+			close(inputEnded) // before the peer can know
 			err = stream.CloseWrite()
 		}
 		sent <- err
@@ -114,6 +116,8 @@ func (t *tool) join(ctx context.Context, stream *tcpls.Stream) error {
 	case <-stream.Session().Context().Done():
 		select {
 		case err = <-sent:
+		case <-inputEnded:
+			err = <-sent
 		default:
 			err = context.Cause(stream.Session().Context())
 		}

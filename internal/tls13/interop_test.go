@@ -200,6 +200,35 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+// TestOneChangeCipherSpec: each end sends one, whether there was a
+// HelloRetryRequest or not (RFC 8446, D.4).
+func TestOneChangeCipherSpec(t *testing.T) {
+	for _, retried := range []bool{false, true} {
+		server := serverTLS()
+		if retried {
+			server.CurvePreferences = []tls.CurveID{tls.CurveP384}
+		}
+		c, s := newTestPair(t, &Config{TLS: clientTLS()}, &Config{TLS: server})
+		counts := map[*Conn]int{}
+		for !c.HandshakeComplete() || !s.HandshakeComplete() {
+			for from, to := range map[*Conn]*Conn{c: s, s: c} {
+				out := from.Output()
+				for _, rec := range splitRecords(out) {
+					if record.Type(rec[0]) == record.ChangeCipherSpec {
+						counts[from]++
+					}
+				}
+				if _, err := to.Feed(out); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if c.ConnectionState().HelloRetryRequest != retried || counts[c] != 1 || counts[s] != 1 {
+			t.Errorf("retried %v: client sends %d, server %d", retried, counts[c], counts[s])
+		}
+	}
+}
+
 func TestHelloRetryRequest(t *testing.T) {
 	for _, id := range []tls.CurveID{tls.CurveP256, tls.CurveP384, tls.CurveP521, tls.SecP384r1MLKEM1024} {
 		t.Run(id.String(), func(t *testing.T) {

@@ -136,9 +136,10 @@ func TestClientRefusesServerHello(t *testing.T) {
 			m.extensions = append(m.extensions, m.extensions[0])
 		})},
 		{"bytes left over", AlertDecodeError, false, func(p *puppet) {
-			raw := must(encode(p.newServerHello(make([]byte, randomLen), extension{extKeyShare, nil})))
-			raw[3]++
-			p.sendRaw(append(raw, 0))
+			p.serverHello(nil)
+			hello := longer(splitRecords(p.wire)[0][record.HeaderLen:])
+			p.wire = nil
+			p.plain(record.Handshake, hello)
 		}},
 		{"another message instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(&encryptedExtensions{}) }},
 		{"a ClientHello instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(p.hello) }},
@@ -212,6 +213,10 @@ func TestClientRefusesRetry(t *testing.T) {
 		{"a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
 			raw := must(encode(p.newServerHello(retryRandom, extension{extKeyShare, uint16Body(uint16(tls.CurveP384))})))
 			p.plain(record.Handshake, append(raw, raw...))
+		}},
+		{"part of a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
+			raw := must(encode(p.newServerHello(retryRandom, extension{extKeyShare, uint16Body(uint16(tls.CurveP384))})))
+			p.plain(record.Handshake, append(raw, byte(typeServerHello)))
 		}},
 		{"transcript with message_hash", 0, true, func(p *puppet) {
 			p.retry(tls.CurveP384, more(cookie))

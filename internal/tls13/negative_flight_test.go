@@ -289,6 +289,7 @@ func TestClientRefusesCertificateRequest(t *testing.T) {
 		{"signature_algorithms empty", AlertDecodeError, false, with(func(m *certificateRequest) { m.extensions[0].body = []byte{0, 0} })},
 		{"known extension misplaced", AlertIllegalParameter, false, more(extension{extALPN, nil})},
 		{"extension twice", AlertIllegalParameter, false, more(extension{extSCT, nil}, extension{extSCT, nil})},
+		{"bytes left over", AlertDecodeError, false, func(p *puppet) { p.sendRaw(longer(must(encode(goodRequest())))) }},
 		{"authorities malformed", AlertDecodeError, false, more(extension{extCertificateAuthorities, []byte{0, 0}})},
 		{"status_request not empty", AlertDecodeError, false, more(extension{extStatusRequest, statusRequestBody()})},
 		{"twice", AlertUnexpectedMessage, false, func(p *puppet) {

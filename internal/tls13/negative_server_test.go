@@ -286,7 +286,26 @@ func TestServerRefusesSecondHello(t *testing.T) {
 	set := func(id uint16, body []byte) func(p *puppet) {
 		return with(func(m *clientHello) { m.extensions = setExtension(m.extensions, id, body) })
 	}
+	// offering has the second ClientHello bring a PSK, for which the first is ready.
+	offering := func(more func(psk extension) []extension) func(p *puppet) {
+		return func(p *puppet) {
+			p.hello.extensions = append(p.hello.extensions, extension{extPSKModes, []byte{1, 1}})
+			with(func(m *clientHello) {
+				m.extensions = append(m.extensions, more(extension{extPreSharedKey, pskBody(goodPSK())})...)
+			})(p)
+		}
+	}
 	runNegative(t, []negative{
+		{"early_data with a PSK", AlertIllegalParameter, false, offering(func(psk extension) []extension {
+			return []extension{{extEarlyData, nil}, psk}
+		})},
+		{"PSK before another extension", AlertIllegalParameter, false, offering(func(psk extension) []extension {
+			return []extension{psk, {0x7a7b, nil}}
+		})},
+		{"PSK", 0, true, offering(func(psk extension) []extension { return []extension{psk} })},
+		{"part of a message behind the first", AlertUnexpectedMessage, false, func(p *puppet) {
+			p.plain(record.Handshake, append(must(encode(p.hello)), byte(typeClientHello)))
+		}},
 		{"no key_share", AlertMissingExtension, false, with(func(m *clientHello) { m.extensions = dropExtension(m.extensions, extKeyShare) })},
 		{"no share", AlertIllegalParameter, false, set(extKeyShare, keyShareList(nil))},
 		{"share of another group", AlertIllegalParameter, false, set(extKeyShare, keyShareList([]keyShare{{tls.X25519, make([]byte, 32)}}))},

@@ -69,6 +69,9 @@ func ticketRows() []negative {
 		{"lifetime over 7 days", 0, true, with(func(m *newSessionTicket) { m.lifetime = 604801 })},
 		{"lifetime zero", 0, true, with(func(m *newSessionTicket) { m.lifetime = 0 })},
 		{"unknown extension", 0, true, with(func(m *newSessionTicket) { m.extensions = []extension{{0x0a0a, nil}} })},
+		{"bytes left over", AlertDecodeError, false, func(p *puppet) {
+			p.sendRaw(longer(must(encode(&newSessionTicket{ticket: []byte("ticket")}))))
+		}},
 		{"empty ticket", AlertDecodeError, false, with(func(m *newSessionTicket) { m.ticket = nil })},
 		{"early_data malformed", AlertDecodeError, false, with(func(m *newSessionTicket) { m.extensions[0].body = []byte{1} })},
 		{"known extension misplaced", AlertIllegalParameter, false, with(func(m *newSessionTicket) { m.extensions = []extension{{extALPN, nil}} })},
@@ -265,7 +268,7 @@ func slicesRepeat(b []byte, n int) [][]byte {
 }
 
 // TestTooEarly: no data moves and no key changes before the handshake is
-// complete.
+// complete, and none behind close_notify.
 func TestTooEarly(t *testing.T) {
 	c, s := newTestPair(t, &Config{TLS: clientTLS()}, &Config{TLS: serverTLS()})
 	for _, end := range []*Conn{c, s} {
@@ -280,6 +283,11 @@ func TestTooEarly(t *testing.T) {
 		}
 	}
 	mustShake(t, c, s)
+	c.CloseNotify()
+	c.Output()
+	if err := c.UpdateKeys(false); err != errWriteClosed || len(c.Output()) > 0 {
+		t.Errorf("UpdateKeys behind our close_notify: %v", err)
+	}
 }
 
 // TestServerWipes: a server that is done keeps no secret from which those of

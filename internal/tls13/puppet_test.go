@@ -151,6 +151,13 @@ func (p *puppet) wantAlert(want Alert, none bool) {
 	}
 }
 
+// longer adds a byte that means nothing to a message of less than 255 bytes.
+func longer(raw []byte) []byte {
+	raw = append(bytes.Clone(raw), 0)
+	raw[3]++
+	return raw
+}
+
 func setExtension(list []extension, id uint16, body []byte) []extension {
 	list = slices.Clone(list)
 	for i := range list {
