@@ -220,10 +220,13 @@ func readHello(ctx context.Context, conn net.Conn, timeout time.Duration) (*tls1
 		if need > cap(read) {
 			read = append(make([]byte, 0, need), read...)
 		}
-		n, err := conn.Read(read[len(read):cap(read)])
-		read = read[:len(read)+n]
-		h.heard = len(read) > 0
-		if n == 0 && err != nil {
+		for len(read) < need {
+			n, err := conn.Read(read[len(read):cap(read)])
+			read = read[:len(read)+n]
+			h.heard = len(read) > 0
+			if n > 0 || err == nil {
+				continue
+			}
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}

@@ -97,6 +97,20 @@ func TestConfigForClient(t *testing.T) {
 	}
 }
 
+// TestEmptyServerCertificate: a key without a certificate is nothing to send,
+// and the fault is the server's own.
+func TestEmptyServerCertificate(t *testing.T) {
+	server := serverTLS()
+	server.Certificates = []tls.Certificate{{PrivateKey: testKeys()["P-256"]}}
+	clientErr, err := shake(newTestPair(t, &Config{TLS: clientTLS()}, &Config{TLS: server}))
+	if a, ok := alertOf(err); !ok || a != AlertInternalError {
+		t.Errorf("server: %v", err)
+	}
+	if theirs, ok := clientErr.(*AlertError); !ok || theirs.Alert != AlertInternalError {
+		t.Errorf("client: %v", clientErr)
+	}
+}
+
 // TestNoClientCertificate: tls.Config wants a certificate or an error, be it an
 // empty one.
 func TestNoClientCertificate(t *testing.T) {
