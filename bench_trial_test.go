@@ -21,12 +21,24 @@ func BenchmarkFindContext(b *testing.B) {
 			if !announced {
 				name = fmt.Sprintf("%d/trial", n)
 			}
-			b.Run(name, func(b *testing.B) { findContext(b, n, announced) })
+			b.Run(name, func(b *testing.B) {
+				b.SetBytes(recordSize)
+				b.StopTimer()
+				for left := b.N; left > 0; left -= maxUnread { // nobody reads: a new session now and then
+					findContext(b, n, announced, min(left, maxUnread))
+				}
+			})
 		}
 	}
 }
 
-func findContext(b *testing.B, streams int, announced bool) {
+const (
+	recordSize = 1 << 10
+	maxUnread  = 64 << 10 // records, 64 MiB
+)
+
+// findContext times the records of one session.
+func findContext(b *testing.B, streams int, announced bool, records int) {
 	p := newTestPeer(b, true, func(server *Config) {
 		server.MaxStreams = streams
 		server.StreamRecvWindow, server.StreamRecvMax = 1<<30, 1<<30
@@ -37,7 +49,7 @@ func findContext(b *testing.B, streams int, announced bool) {
 		ids[i] = nth(uint32(i), true)
 		p.attach(ids[i])
 	}
-	data := make([]byte, 1<<10)
+	data := make([]byte, recordSize)
 	sent := 0
 	round := func(records int) {
 		var out []byte
@@ -54,13 +66,15 @@ func findContext(b *testing.B, streams int, announced bool) {
 		p.wantFrame("the answer to the ping behind the records", wire.Pong)
 	}
 	round(streams)
-	b.SetBytes(int64(len(data)))
-	b.ResetTimer()
-	for left := b.N; left > 0; left -= 100 {
+	b.StartTimer()
+	for left := records; left > 0; left -= 100 {
 		round(min(left, 100))
 	}
 	b.StopTimer()
 	if got := p.sess.Stats().BytesReceived; got != uint64(sent*len(data)) {
 		b.Fatalf("%d of %d bytes arrived", got, sent*len(data))
+	}
+	for range ids {
+		_ = p.accept().Close() // gives the unread bytes up
 	}
 }

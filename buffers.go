@@ -19,7 +19,7 @@ const (
 	// cache with what they are opened into; behind it is scratch room to open a
 	// record of a path's own context.
 	maxRecord  = record.HeaderLen + record.MaxCiphertext
-	readBuffer = 8*(record.MaxPlaintext+record.Overhead) + maxRecord
+	readBuffer = 4*(record.MaxPlaintext+record.Overhead) + maxRecord
 	scratchLen = maxRecord
 )
 

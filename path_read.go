@@ -58,7 +58,7 @@ type direct struct {
 
 // maxDirect is how much one Read takes at once, so that what it takes is still
 // in the cache when its caller looks at it.
-const maxDirect = 8 * record.MaxPlaintext
+const maxDirect = 4 * record.MaxPlaintext
 
 // full reports whether a record has to wait for the next Read.
 func (d *direct) full(rec int) bool {

@@ -38,7 +38,10 @@ func NewChunk(want int, more bool) *Chunk {
 	if more || want > smallChunk {
 		pool = &largeChunks
 	}
-	c := pool.Get().(*Chunk)
+	c := warm.take(pool)
+	if c == nil {
+		c = pool.Get().(*Chunk)
+	}
 	c.class, c.n = pool, 0
 	c.refs.Store(1)
 	return c
@@ -88,8 +91,49 @@ func (c *Chunk) Shared() bool { return c.refs.Load() > 1 }
 func (c *Chunk) Release() {
 	switch n := c.refs.Add(-1); {
 	case n == 0:
-		c.class.Put(c)
+		if !warm.keep(c) {
+			c.class.Put(c)
+		}
 	case n < 0:
 		panic("record: chunk released twice")
 	}
+}
+
+// warm keeps the large chunks that were released last, the latest on top, so
+// that what is still in a cache is used first: a sync.Pool hands the oldest
+// ones to another processor. It holds at most 1 MiB for the whole process.
+var warm stack
+
+type stack struct {
+	mu     sync.Mutex
+	chunks [4]*Chunk
+	n      int
+}
+
+func (s *stack) take(pool *sync.Pool) *Chunk {
+	if pool != &largeChunks {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == 0 {
+		return nil
+	}
+	s.n--
+	return s.chunks[s.n]
+}
+
+// keep reports whether there was room for c.
+func (s *stack) keep(c *Chunk) bool {
+	if c.class != &largeChunks {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == len(s.chunks) {
+		return false
+	}
+	s.chunks[s.n] = c
+	s.n++
+	return true
 }
