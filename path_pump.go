@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-tcpls/tcpls/internal/osnet"
 )
 
 // Who reads the path's socket: one goroutine at a time, which holds the pump.
@@ -161,9 +159,6 @@ func (p *path) fill() error {
 	}
 	n, err := p.io.ReadNext(r.roomFunc, r.idleFunc)
 	if err != nil {
-		if err == osnet.ErrWouldBlock {
-			return nil
-		}
 		return err
 	}
 	room := len(*r.buf) - scratchLen - r.have

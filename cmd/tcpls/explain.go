@@ -108,7 +108,7 @@ func classify(err error) *failure {
 	case errors.As(err, &path):
 		return &failure{status: exitUsage, text: path.Error()}
 	case errors.As(err, &status):
-		f := &failure{exitUnreachable, status.Error(), statusHint(status.code)}
+		f := &failure{exitUnreachable, status.Error(), statusHint(status)}
 		if status.code == http.StatusUnprocessableEntity {
 			f.status = exitUnverified // what arrived there isn't what was announced
 		}
@@ -182,14 +182,15 @@ func reachHint(err error) string {
 	return ""
 }
 
-func statusHint(code int) string {
-	switch code {
-	case http.StatusUnauthorized, http.StatusForbidden:
+// statusHint knows what the server's words are when they are those of serve.
+func statusHint(e *statusError) string {
+	switch {
+	case e.text == noUploads:
 		return "uploads need serve --allow-put"
-	case http.StatusNotFound:
-		return "the folder's listing: tcpls get with a URL that ends in a slash"
-	case http.StatusConflict, http.StatusPreconditionFailed:
+	case e.text == nameTaken:
 		return "serve replaces files only with --allow-overwrite"
+	case e.code == http.StatusNotFound:
+		return "the folder's listing: tcpls get with a URL that ends in a slash"
 	}
 	return ""
 }

@@ -45,7 +45,8 @@ func TestExplain(t *testing.T) {
 		{"expired", x509.CertificateInvalidError{Reason: x509.Expired, Detail: "then"}, exitUnverified, "the server's certificate has expired or isn't valid yet: then", "clock"},
 		{"constraint", x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}, exitUnverified, "the server's certificate isn't valid: x509: certificate is not authorized to sign other certificates", ""},
 		{"digest", &digestError{"the file", "aa", "bb"}, exitUnverified, "the file has the SHA-256 bb, not the announced aa", "nothing was kept"},
-		{"refused by the server", &statusError{409, "no"}, exitUnreachable, `the server answered 409 Conflict: "no"`, "--allow-overwrite"},
+		{"refused by the server", &statusError{409, nameTaken}, exitUnreachable, `the server answered 409 Conflict: "` + nameTaken + `"`, "--allow-overwrite"},
+		{"refused for another reason", &statusError{409, "no"}, exitUnreachable, `the server answered 409 Conflict: "no"`, ""},
 		{"digest refused by the server", &statusError{422, "no"}, exitUnverified, `the server answered 422 Unprocessable Entity: "no"`, ""},
 	} {
 		f := explain(t.Context(), test.err)

@@ -149,6 +149,10 @@ func (d *fetch) ask(ctx context.Context, offset resumption) (*answer, error) {
 		defer a.Body.Close()
 		return nil, a.refusal()
 	}
+	if !d.from.https && strings.HasSuffix(a.Request.URL.Path, "/") && !d.from.isFolder() {
+		a.Body.Close()
+		return nil, &usageError{"that is a folder, not a file", "a URL that ends in a slash prints its listing"}
+	}
 	return a, nil
 }
 

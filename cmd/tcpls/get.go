@@ -89,6 +89,8 @@ func (f *getFlags) plan(args []string) ([]*fetch, error) {
 	intoFolder := len(args) > 1 || os.IsPathSeparator(lastByte(f.output))
 	if info, err := os.Stat(f.output); err == nil && info.IsDir() {
 		intoFolder = true
+	} else if intoFolder && f.output != "" {
+		return nil, &usageError{fmt.Sprintf("%s isn't a folder", f.output), "make it first, or give one that is there to -o"}
 	}
 	taken := make(map[string]string)
 	var fetches []*fetch

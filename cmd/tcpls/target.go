@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -33,6 +35,10 @@ func parseURL(text string) (target, error) {
 		return t, &usageError{fmt.Sprintf("%q doesn't begin with tcpls:// or https://", text), ""}
 	case u.Host == "" || u.Hostname() == "":
 		return t, &usageError{fmt.Sprintf("%q names no host", text), ""}
+	case !validHost(u.Hostname()):
+		return t, &usageError{fmt.Sprintf("%q is neither a host name nor an address", u.Hostname()), ""}
+	case !validPort(u.Port()):
+		return t, &usageError{fmt.Sprintf("%q is no port; they go from 1 to 65535", u.Port()), ""}
 	case u.User != nil || u.Fragment != "":
 		return t, &usageError{fmt.Sprintf("%q has a user or a fragment, which isn't supported", text), ""}
 	}
@@ -61,6 +67,22 @@ func parseURL(text string) (target, error) {
 	return t, nil
 }
 
+// validHost reports whether what stands where a host should be can be one:
+// what has a colon must be an IPv6 address.
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return host != "" && !strings.ContainsAny(host, "/?#@[] ")
+}
+
+// validPort allows none, for which there is a default.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
+}
+
 // parsePeer reads HOST[:PORT] or a URL whose path doesn't matter.
 func parsePeer(text string) (target, error) {
 	if strings.Contains(text, "://") {
@@ -70,7 +92,7 @@ func parsePeer(text string) (target, error) {
 	if err != nil {
 		host, port = strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"), ""
 	}
-	if host == "" || strings.ContainsAny(host, "/?#@[] ") || (strings.Contains(host, ":") && net.ParseIP(host) == nil) {
+	if !validHost(host) || !validPort(port) {
 		return target{}, &usageError{fmt.Sprintf("%q isn't HOST:PORT or a tcpls:// URL", text), ""}
 	}
 	return target{address: withPort(host, port), path: "/"}, nil

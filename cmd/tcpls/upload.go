@@ -87,7 +87,7 @@ func (s *fileServer) upload(w http.ResponseWriter, r *http.Request, name string)
 // receive stores the body of r under name.
 func (s *fileServer) receive(control *http.ResponseController, r *http.Request, name string) (created bool, err error) {
 	if s.put == nil {
-		return false, &uploadError{http.StatusForbidden, "this server takes no uploads"}
+		return false, &uploadError{http.StatusForbidden, noUploads}
 	}
 	sum, ok := digestIn(r.Header)
 	switch {
@@ -148,7 +148,13 @@ func (s *fileServer) mayStore(name string) (exists bool, err error) {
 	return true, nil
 }
 
-var errExists = &uploadError{http.StatusConflict, "a file has that name already, and this server doesn't replace files"}
+// Words by which the client knows what to advise.
+const (
+	noUploads = "this server takes no uploads"
+	nameTaken = "a file has that name already, and this server doesn't replace files"
+)
+
+var errExists = &uploadError{http.StatusConflict, nameTaken}
 
 // begin reserves a part and the bytes that are to come.
 func (u *uploads) begin(part string, n int64) error {

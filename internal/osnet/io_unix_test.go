@@ -7,10 +7,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // newTestPair returns both ends of a plain TCP connection over loopback.
@@ -42,17 +44,9 @@ func newTestIO(t testing.TB, c net.Conn) *IO {
 	return o
 }
 
-// readSome waits for bytes and reads them.
-func readSome(o *IO, p []byte) (int, error) {
-	for {
-		n, err := o.TryRead(p)
-		if err != ErrWouldBlock {
-			return n, err
-		}
-		if err := o.WaitReadable(); err != nil {
-			return 0, err
-		}
-	}
+// readInto waits for bytes and reads them into p.
+func readInto(o *IO, p []byte) (int, error) {
+	return o.ReadNext(func() []byte { return p }, func() {})
 }
 
 func TestNewIORefusesWrappers(t *testing.T) {
@@ -80,32 +74,61 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if n, err := newTestIO(t, c).TryWrite([]byte("hello")); n != 5 || err != nil {
+	if n, err := newTestIO(t, c).TryWritev([][]byte{[]byte("hello")}); n != 5 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 }
 
-func TestTryRead(t *testing.T) {
+func TestReadNext(t *testing.T) {
 	a, b := newTestPair(t)
 	o := newTestIO(t, a)
-	buf := make([]byte, 16)
-	if n, err := o.TryRead(buf); n != 0 || err != ErrWouldBlock {
-		t.Fatalf("nothing to read: got %d, %v", n, err)
+	waits := make(chan struct{}, 1)
+	var held []byte
+	asked := 0
+	buffer := func() []byte {
+		asked++
+		held = make([]byte, 16)
+		return held
 	}
-	if _, err := b.Write([]byte("hello")); err != nil {
-		t.Fatal(err)
+	idle := func() {
+		held = nil
+		waits <- struct{}{}
 	}
-	n, err := readSome(o, buf)
-	if err != nil || string(buf[:n]) != "hello" {
-		t.Fatalf("got %q, %v", buf[:n], err)
+	go func() {
+		<-waits // nothing was there: the buffer is given back before the wait
+		b.Write([]byte("hello"))
+	}()
+	n, err := o.ReadNext(buffer, idle)
+	if err != nil || string(held[:n]) != "hello" || asked != 2 {
+		t.Fatalf("got %q, %v, and asked for %d buffers", held[:n], err, asked)
 	}
 	if err := b.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if n, err := readSome(o, buf); n != 0 || err != io.EOF {
+		if n, err := readInto(o, make([]byte, 1)); n != 0 || err != io.EOF {
 			t.Fatalf("after FIN: got %d, %v", n, err)
 		}
+	}
+}
+
+func TestReadDeadline(t *testing.T) {
+	a, b := newTestPair(t)
+	o := newTestIO(t, a)
+	if err := a.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readInto(o, make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("with a deadline in the past: got %v", err)
+	}
+	if err := a.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := readInto(o, make([]byte, 1)); n != 1 || err != nil {
+		t.Fatalf("without it: got %d, %v", n, err)
 	}
 }
 
@@ -124,23 +147,17 @@ func fill(t *testing.T, try func() (int, error)) (total int) {
 	}
 }
 
-func TestTryWrite(t *testing.T) {
+func TestTryWritev(t *testing.T) {
 	piece := bytes.Repeat([]byte("x"), 1<<16)
 	many := make([][]byte, 20)
 	for i := range many {
 		many[i] = piece[:100*i]
 	}
-	for _, test := range []struct {
-		name string
-		try  func(o *IO) (int, error)
-	}{
-		{"one buffer", func(o *IO) (int, error) { return o.TryWrite(piece) }},
-		{"many buffers", func(o *IO) (int, error) { return o.TryWritev(many) }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	for name, bufs := range map[string][][]byte{"one buffer": {piece}, "many buffers": many} {
+		t.Run(name, func(t *testing.T) {
 			a, b := newTestPair(t)
 			o := newTestIO(t, a)
-			try := func() (int, error) { return test.try(o) }
+			try := func() (int, error) { return o.TryWritev(bufs) }
 			total := fill(t, try)
 
 			received := make(chan int64)
@@ -149,10 +166,11 @@ func TestTryWrite(t *testing.T) {
 				received <- n
 			}()
 			for range 3 { // the reader makes room
-				if err := o.WaitWritable(); err != nil {
+				n, err := a.Write(piece)
+				if err != nil {
 					t.Fatal(err)
 				}
-				total += fill(t, try)
+				total += n + fill(t, try)
 			}
 			a.Close()
 			if n := <-received; n != int64(total) {
@@ -178,12 +196,8 @@ func TestTryWritevOrder(t *testing.T) {
 
 func TestEmptyWrite(t *testing.T) {
 	a, _ := newTestPair(t)
-	o := newTestIO(t, a)
-	if n, err := o.TryWrite(nil); n != 0 || err != nil {
-		t.Errorf("TryWrite: got %d, %v", n, err)
-	}
-	if n, err := o.TryWritev([][]byte{nil, {}}); n != 0 || err != nil {
-		t.Errorf("TryWritev: got %d, %v", n, err)
+	if n, err := newTestIO(t, a).TryWritev([][]byte{nil, {}}); n != 0 || err != nil {
+		t.Errorf("got %d, %v", n, err)
 	}
 }
 
@@ -194,50 +208,34 @@ func TestReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Close()
-	if err := o.WaitReadable(); err != nil {
-		t.Fatal(err)
-	}
-	_, err := o.TryRead(make([]byte, 1))
+	_, err := readInto(o, make([]byte, 1))
 	var op *net.OpError
 	if !errors.Is(err, syscall.ECONNRESET) || !errors.As(err, &op) || op.Op != "read" {
-		t.Errorf("TryRead after RST: got %v", err)
+		t.Errorf("ReadNext after RST: got %v", err)
 	}
-	if _, err := o.TryWrite([]byte("x")); !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("TryWrite after RST: got %v", err)
+	if _, err := o.TryWritev([][]byte{{1}}); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("TryWritev after RST: got %v", err)
 	}
 }
 
 func TestCloseWakes(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		wait func(*IO) error
-	}{
-		{"reader", (*IO).WaitReadable},
-		{"writer", (*IO).WaitWritable},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			a, _ := newTestPair(t)
-			o := newTestIO(t, a)
-			fill(t, func() (int, error) { return o.TryWrite(make([]byte, 1<<16)) })
-			done := make(chan error)
-			go func() { done <- test.wait(o) }()
-			a.Close()
-			if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) {
-				t.Errorf("got %v", err)
-			}
-			if err := test.wait(o); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("after Close: got %v", err)
-			}
-			if _, err := o.TryRead(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("TryRead after Close: got %v", err)
-			}
-			if _, err := o.TryWrite(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("TryWrite after Close: got %v", err)
-			}
-			if _, err := o.TryWritev([][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("TryWritev after Close: got %v", err)
-			}
-		})
+	a, _ := newTestPair(t)
+	o := newTestIO(t, a)
+	waits, done := make(chan struct{}, 1), make(chan error)
+	go func() {
+		_, err := o.ReadNext(func() []byte { return make([]byte, 1) }, func() { waits <- struct{}{} })
+		done <- err
+	}()
+	<-waits
+	a.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := readInto(o, make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("ReadNext after Close: got %v", err)
+	}
+	if _, err := o.TryWritev([][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("TryWritev after Close: got %v", err)
 	}
 }
 
@@ -247,17 +245,11 @@ func TestCloseRaces(t *testing.T) {
 		a, b := newTestPair(t)
 		var wg sync.WaitGroup
 		started := make(chan struct{}, 2)
-		run := func(try func([]byte) (int, error), wait func() error) {
-			p := make([]byte, 1<<12)
-			_, err := try(p)
+		run := func(try func() (int, error)) {
+			_, err := try()
 			started <- struct{}{}
 			for err == nil || err == ErrWouldBlock {
-				if err == ErrWouldBlock {
-					err = wait()
-				}
-				if err == nil {
-					_, err = try(p)
-				}
+				_, err = try()
 			}
 			if !errors.Is(err, net.ErrClosed) {
 				t.Errorf("got %v", err)
@@ -265,8 +257,9 @@ func TestCloseRaces(t *testing.T) {
 		}
 		wg.Go(func() { io.Copy(b, b) }) // an echo
 		o := newTestIO(t, a)
-		wg.Go(func() { run(o.TryRead, o.WaitReadable) })
-		wg.Go(func() { run(o.TryWrite, o.WaitWritable) })
+		in, out := make([]byte, 1<<12), [][]byte{make([]byte, 1<<12)}
+		wg.Go(func() { run(func() (int, error) { return readInto(o, in) }) })
+		wg.Go(func() { run(func() (int, error) { return o.TryWritev(out) }) })
 		<-started
 		<-started
 		a.Close()
@@ -274,8 +267,8 @@ func TestCloseRaces(t *testing.T) {
 	}
 }
 
-// TestNoLostWakeup plays ping-pong, where a wakeup lost between TryRead and
-// WaitReadable hangs, and both directions run at once.
+// TestNoLostWakeup plays ping-pong, where a lost wakeup hangs, and both
+// directions run at once.
 func TestNoLostWakeup(t *testing.T) {
 	a, b := newTestPair(t)
 	const rounds = 20_000
@@ -283,13 +276,13 @@ func TestNoLostWakeup(t *testing.T) {
 	for _, c := range []net.Conn{a, b} {
 		o := newTestIO(t, c)
 		wg.Go(func() {
-			buf := make([]byte, 4)
+			buf := make([]byte, 1)
 			for range rounds {
-				if _, err := o.TryWrite(buf[:1]); err != nil {
+				if _, err := o.TryWritev([][]byte{buf}); err != nil {
 					t.Errorf("write: %v", err)
 					return
 				}
-				if n, err := readSome(o, buf[:1]); n != 1 || err != nil {
+				if n, err := readInto(o, buf); n != 1 || err != nil {
 					t.Errorf("read: got %d, %v", n, err)
 					return
 				}
@@ -304,31 +297,19 @@ func TestNoAllocations(t *testing.T) {
 	o, peer := newTestIO(t, a), newTestIO(t, b)
 	buf := make([]byte, 64)
 	bufs := [][]byte{buf[:16], buf[16:32], buf[32:]}
+	left := 0
+	buffer, idle := func() []byte { return buf[:left] }, func() {}
 	allocs := testing.AllocsPerRun(1000, func() {
-		for _, err := range []error{peer.WaitWritable(), o.WaitWritable()} {
+		var err error
+		if left, err = o.TryWritev(bufs); err != nil {
+			t.Fatal(err)
+		}
+		for left > 0 {
+			n, err := peer.ReadNext(buffer, idle)
 			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		if n, err := peer.TryWrite(buf); n != len(buf) || err != nil {
-			t.Fatal(n, err)
-		}
-		if n, err := readSome(o, buf); n != len(buf) || err != nil {
-			t.Fatal(n, err)
-		}
-		if _, err := o.TryRead(buf); err != ErrWouldBlock {
-			t.Fatal(err)
-		}
-		n, err := o.TryWritev(bufs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n > 0 {
-			m, err := readSome(peer, buf[:n])
-			if err != nil {
-				t.Fatal(err)
-			}
-			n -= m
+			left -= n
 		}
 	})
 	if allocs != 0 {
