@@ -16,7 +16,7 @@ import (
 
 // When an acknowledgement is due (protocol 6.2).
 const (
-	ackBytes   = 256 << 10
+	ackBytes   = 512 << 10
 	ackRecords = 64
 	ackDelay   = 10 * time.Millisecond
 )
