@@ -59,18 +59,14 @@ func (p *path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 // announce seals the words that are due and, if the next record of a stream or
 // of the control context isn't of the last one's context, says so. The context
 // is attached to the path where attach is set.
-func (p *path) announce(next uint32, attach, words bool, epoch, seq uint64) error {
+func (p *path) announce(next uint32, attach bool, epoch, seq uint64) error {
 	w := &p.sess.words
-	if next == p.current && !attach && !(words && w.due.Load()) {
+	if next == p.current && !attach && !w.due.Load() {
 		return nil
 	}
 	for {
 		c := p.reserve(maxWords, false)
-		b := c.Next(maxWords)[:record.HeaderLen]
-		more := false
-		if words {
-			b, more = w.append(b, maxWords-wire.TrailerLen-wire.MaxFrameLen)
-		}
+		b, more := w.append(c.Next(maxWords)[:record.HeaderLen], maxWords-wire.TrailerLen-wire.MaxFrameLen)
 		if !more {
 			switch {
 			case attach:
@@ -96,14 +92,14 @@ func (p *path) announce(next uint32, attach, words bool, epoch, seq uint64) erro
 func (p *path) compose() error {
 	s := p.sess
 	for s.control.due.Load() {
-		if err := p.announce(wire.Control, false, true, 0, 0); err != nil {
+		if err := p.announce(wire.Control, false, 0, 0); err != nil {
 			return err
 		}
 		if sealed, err := s.control.seal(p); err != nil || !sealed {
 			return err
 		}
 	}
-	return p.announce(p.current, false, true, 0, 0)
+	return p.announce(p.current, false, 0, 0)
 }
 
 // kick composes what is due and flushes it.
@@ -140,13 +136,7 @@ func (p *path) sealStream(s *Stream, data []byte) error {
 	// is in the cache, since a chunk is not: the last one to use it had to wait
 	// for an acknowledgement.
 	scratch := smallReads.get()
-	err := p.sealData(s, data, *scratch)
-	smallReads.put(scratch)
-	p.sess.gate.wake()
-	return err
-}
-
-func (p *path) sealData(s *Stream, data, scratch []byte) error {
+	defer smallReads.put(scratch)
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
@@ -156,9 +146,9 @@ func (p *path) sealData(s *Stream, data, scratch []byte) error {
 		return err
 	}
 	for len(data) > 0 {
-		n := copy(scratch[:p.maxContent], data)
+		n := copy((*scratch)[:p.maxContent], data)
 		c := p.reserve(n, len(data) > n)
-		rec, err := s.sendCtx.SealTo(c.Next(n), scratch[:n], record.ApplicationData)
+		rec, err := s.sendCtx.SealTo(c.Next(n), (*scratch)[:n], record.ApplicationData)
 		if err != nil {
 			return err
 		}
@@ -186,8 +176,8 @@ func (p *path) sealTail(s *Stream, add func(b []byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	s.kept.push(rec)
 	p.sess.gate.keep(int(rec.length))
+	s.kept.push(rec)
 	p.flush()
 	return nil
 }
@@ -200,7 +190,7 @@ func (p *path) composeFor(s *Stream) error {
 		}
 	}
 	attach := !s.attached.Swap(true)
-	return p.announce(s.id, attach, true, s.epoch, s.sendCtx.Seq())
+	return p.announce(s.id, attach, s.epoch, s.sendCtx.Seq())
 }
 
 // sealAlert seals a TLS alert in the path's own context, as its last record,

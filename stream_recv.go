@@ -256,10 +256,7 @@ func (s *Stream) pump(p []byte) int {
 	s.reading = n > 0
 	if n == 0 {
 		s.recvCond.Broadcast()
-		if s.recvErr != nil || s.readClosed {
-			s.discardHead()
-		}
-		s.dropRead()
+		s.settleRead()
 	}
 	return n
 }
@@ -300,10 +297,7 @@ func (s *Stream) take(p []byte, use func(b []byte) (n int, more bool)) (n int, e
 		s.dropRead()
 	}
 	s.reading = false
-	if s.recvErr != nil || s.readClosed {
-		s.discardHead()
-	}
-	s.dropRead()
+	s.settleRead()
 	s.recvCond.Broadcast()
 	credit := s.consume(total)
 	done := s.fin && s.head == nil
@@ -318,10 +312,13 @@ func (s *Stream) take(p []byte, use func(b []byte) (n int, more bool)) (n int, e
 	return n, nil
 }
 
-// discardHead releases what discard had to leave to a Read.
-func (s *Stream) discardHead() {
-	for b := s.head; b != nil; b = b.next {
-		b.r = b.w
+// settleRead releases what a Read has read, and what discard had to leave to
+// it. The caller holds recvMu.
+func (s *Stream) settleRead() {
+	if s.recvErr != nil || s.readClosed {
+		for b := s.head; b != nil; b = b.next {
+			b.r = b.w
+		}
 	}
 	s.dropRead()
 }
