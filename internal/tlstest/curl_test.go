@@ -1,7 +1,6 @@
 package tlstest_test
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/go-tcpls/tcpls/internal/tlstest"
@@ -19,22 +18,14 @@ func (s *served) curl(a *outside.Authority, more ...string) *outside.Process {
 
 func TestCurl(t *testing.T) {
 	outside.Need(t, "curl")
-	authority := outside.NewAuthority(t)
-	for _, kind := range outside.Kinds {
-		s := serve(t, serverConfig(authority.Issue(t, kind, nil)), tlstest.Behaviour{})
-		for _, suite := range commonSuites {
-			for _, group := range commonGroups {
-				t.Run(fmt.Sprint(kind, "/", suite.id, "/", group.id), func(t *testing.T) {
-					out, err := (&served{t: t, port: s.port}).curl(authority, "--tls13-ciphers", suite.id, "--curves", group.openssl).Finish()
-					if err != nil {
-						t.Error(err)
-					}
-					mustContain(t, "page", out, suite.id, group.id.String(), "name=localhost")
-					s.said("closed")
-				})
-			}
+	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
+		out, err := s.curl(a, "--tls13-ciphers", suite.id, "--curves", group.openssl).Finish()
+		if err != nil {
+			s.t.Error(err)
 		}
-	}
+		mustContain(s.t, "page", out, suite.id, group.id.String(), "name=localhost")
+		s.said("closed")
+	})
 }
 
 func TestCurlRefuses(t *testing.T) {

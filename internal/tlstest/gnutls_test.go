@@ -43,45 +43,19 @@ func (s *served) gnutlsCLI(a *outside.Authority, priority string, more ...string
 
 func TestGnuTLSServer(t *testing.T) {
 	outside.Need(t, "gnutls-serv")
-	authority := outside.NewAuthority(t)
-	for _, kind := range outside.Kinds {
-		leaf := authority.Issue(t, kind, nil)
-		for _, suite := range commonSuites {
-			t.Run(kind+"/"+suite.id, func(t *testing.T) {
-				_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "-a")...)
-				for _, group := range commonGroups {
-					cfg := clientConfig(authority)
-					cfg.CurvePreferences = []tls.CurveID{group.id}
-					c := mustDial(t, addr, cfg)
-					mustContain(t, "handshake", tlstest.Facts(c), suite.id, group.id.String())
-					mustAnswer(t, c, "a line there and back", "a line there and back")
-					mustEndCleanly(t, c)
-				}
-			})
-		}
-	}
+	serverMatrix(t, echoed, echoed, func(t *testing.T, leaf *outside.Leaf, suite commonSuite) (addr string) {
+		_, addr = outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "-a")...)
+		return addr
+	})
 }
 
 func TestGnuTLSClient(t *testing.T) {
 	outside.Need(t, "gnutls-cli")
-	authority := outside.NewAuthority(t)
-	for _, kind := range outside.Kinds {
-		s := serve(t, serverConfig(authority.Issue(t, kind, nil)), tlstest.Behaviour{})
-		for _, suite := range commonSuites {
-			for _, group := range commonGroups {
-				t.Run(fmt.Sprint(kind, "/", suite.id, "/", group.id), func(t *testing.T) {
-					p := (&served{t: t, port: s.port, lines: s.lines}).gnutlsCLI(authority, gnutlsOnly(suite.gnutls, group.gnutls))
-					p.WaitFor("Handshake was completed")
-					p.Say("a line there and back")
-					p.WaitFor("a line there and back")
-					if _, err := p.Finish(); err != nil {
-						t.Error(err)
-					}
-					s.said(suite.id, group.id.String(), "name=localhost: closed")
-				})
-			}
-		}
-	}
+	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
+		p := s.gnutlsCLI(a, gnutlsOnly(suite.gnutls, group.gnutls))
+		p.WaitFor("Handshake was completed")
+		s.echoes(p, suite, group)
+	})
 }
 
 func TestGnuTLSRetry(t *testing.T) {

@@ -18,24 +18,6 @@ import (
 	"github.com/go-tcpls/tcpls/internal/tlstest/outside"
 )
 
-// What OpenSSL 3.0, GnuTLS 3.7 and we have in common, and GnuTLS's names.
-var (
-	commonSuites = []struct{ id, gnutls string }{
-		{"TLS_AES_128_GCM_SHA256", "+AES-128-GCM"},
-		{"TLS_AES_256_GCM_SHA384", "+AES-256-GCM"},
-		{"TLS_CHACHA20_POLY1305_SHA256", "+CHACHA20-POLY1305"},
-	}
-	commonGroups = []struct {
-		id              tls.CurveID
-		openssl, gnutls string
-	}{
-		{tls.X25519, "X25519", "+GROUP-X25519"},
-		{tls.CurveP256, "P-256", "+GROUP-SECP256R1"},
-		{tls.CurveP384, "P-384", "+GROUP-SECP384R1"},
-		{tls.CurveP521, "P-521", "+GROUP-SECP521R1"},
-	}
-)
-
 // openssl13 has the arguments that all s_server commands need.
 func openssl13(l *outside.Leaf, more ...string) []string {
 	return append([]string{"-tls1_3", "-cert", l.CertFile, "-key", l.KeyFile}, more...)
@@ -52,45 +34,19 @@ func (s *served) sClient(a *outside.Authority, more ...string) *outside.Process 
 
 func TestOpenSSLServer(t *testing.T) {
 	outside.Need(t, "openssl")
-	authority := outside.NewAuthority(t)
-	for _, kind := range outside.Kinds {
-		leaf := authority.Issue(t, kind, nil)
-		for _, suite := range commonSuites {
-			t.Run(kind+"/"+suite.id, func(t *testing.T) {
-				_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-ciphersuites", suite.id, "-rev")...)
-				for _, group := range commonGroups {
-					cfg := clientConfig(authority)
-					cfg.CurvePreferences = []tls.CurveID{group.id}
-					c := mustDial(t, addr, cfg)
-					mustContain(t, "handshake", tlstest.Facts(c), suite.id, group.id.String())
-					mustAnswer(t, c, "stressed", "desserts")
-					mustEndCleanly(t, c)
-				}
-			})
-		}
-	}
+	serverMatrix(t, "stressed", "desserts", func(t *testing.T, leaf *outside.Leaf, suite commonSuite) (addr string) {
+		_, addr = outside.OpenSSLServer(t, openssl13(leaf, "-ciphersuites", suite.id, "-rev")...)
+		return addr
+	})
 }
 
 func TestOpenSSLClient(t *testing.T) {
 	outside.Need(t, "openssl")
-	authority := outside.NewAuthority(t)
-	for _, kind := range outside.Kinds {
-		s := serve(t, serverConfig(authority.Issue(t, kind, nil)), tlstest.Behaviour{})
-		for _, suite := range commonSuites {
-			for _, group := range commonGroups {
-				t.Run(fmt.Sprint(kind, "/", suite.id, "/", group.id), func(t *testing.T) {
-					p := (&served{t: t, addr: s.addr, lines: s.lines}).sClient(authority, "-ciphersuites", suite.id, "-groups", group.openssl)
-					p.WaitFor("Verify return code: 0 (ok)")
-					p.Say("a line there and back")
-					p.WaitFor("a line there and back")
-					if _, err := p.Finish(); err != nil {
-						t.Error(err)
-					}
-					s.said(suite.id, group.id.String(), "name=localhost: closed")
-				})
-			}
-		}
-	}
+	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
+		p := s.sClient(a, "-ciphersuites", suite.id, "-groups", group.openssl)
+		p.WaitFor("Verify return code: 0 (ok)")
+		s.echoes(p, suite, group)
+	})
 }
 
 func TestOpenSSLRetry(t *testing.T) {
