@@ -62,8 +62,9 @@ type Config struct {
 	// session together. Defaults 4 MiB and 16 MiB.
 	SessionRecvWindow, SessionRecvMax int
 	// SendBuffer bounds the bytes that a session keeps until the peer has
-	// acknowledged them; a Write waits while it is full. Default 8 MiB, at
-	// least 64 KiB, at most 1 GiB.
+	// acknowledged them; a Write waits while it is full. What they lie in may
+	// be twice that and 1 MiB, where a peer acknowledges unevenly. Default
+	// 8 MiB, at least 64 KiB, at most 1 GiB.
 	SendBuffer int
 	// RekeyAfter is how many records are sealed with one key before the session
 	// moves to the next one. Default, and most: 2^22, well inside what AES-GCM

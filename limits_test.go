@@ -84,6 +84,86 @@ func TestPeerThatNeverAcknowledges(t *testing.T) {
 	})
 }
 
+// A peer that acknowledges all but one small record in each chunk makes the
+// session keep whole chunks for them: not many more than SendBuffer, and
+// Writes go on when it acknowledges the rest.
+func TestPeerThatAcknowledgesUnevenly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit, streams = 1 << 20, 100
+		p := newTestPeer(t, true, func(c *Config) { c.SendBuffer = limit })
+		p.writeFrames(wire.AppendSessionCredit(nil, 1<<40))
+		small := make([]*Stream, streams)
+		for i := range small {
+			p.attach(uint32(2*i + 1))
+			small[i] = p.accept()
+		}
+		const bulkID = 2*streams + 1
+		p.attach(bulkID)
+		bulk := p.accept()
+		written := begun(func() error {
+			for _, st := range small {
+				if _, err := st.Write([]byte("a record in each chunk")); err != nil {
+					return err
+				}
+				if _, err := bulk.Write(make([]byte, maxBatch)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		acknowledge := func(id uint32) {
+			if ctx := p.heard[id]; ctx != nil {
+				p.writeFrames(wire.AppendAck(nil, id, ctx.Seq(), 1<<40))
+			}
+		}
+		acknowledge(bulkID)
+		for p.tryFill(time.Second) == nil {
+			for p.open() {
+			}
+			acknowledge(bulkID)
+		}
+		wantBlocked(t, "a Write with too many chunks held", written)
+		kept, held := p.sess.Stats().Unacknowledged, heldChunks(append(small, bulk))
+		if most := 2*limit + 6*record.LargeChunk; held > most || kept > limit {
+			t.Errorf("%d bytes of chunks are held for %d bytes of records, want %d at most", held, kept, most)
+		}
+		if held < 2*limit || kept > limit/10 {
+			t.Errorf("only %d bytes of chunks are held, for %d bytes of records, which proves nothing", held, kept)
+		}
+		for len(written) == 0 {
+			var acks []byte
+			for id, ctx := range p.heard {
+				if wire.IsStream(id) {
+					acks = wire.AppendAck(acks, id, ctx.Seq(), 1<<40)
+				}
+			}
+			p.writeFrames(acks)
+			_ = p.tryFill(time.Second) // Write may have ended meanwhile
+			for p.open() {
+			}
+		}
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// heldChunks is the size of the chunks that the streams' kept records lie in.
+func heldChunks(streams []*Stream) (size int) {
+	chunks := make(map[*record.Chunk]bool)
+	for _, st := range streams {
+		st.kept.mu.Lock()
+		for _, r := range st.kept.ring {
+			if c := r.chunk; c != nil && !chunks[c] {
+				chunks[c] = true
+				size += c.Len() + c.Room()
+			}
+		}
+		st.kept.mu.Unlock()
+	}
+	return size
+}
+
 // A peer that doesn't read its socket doesn't make output pile up, whatever it
 // asks for.
 func TestPeerThatNeverReads(t *testing.T) {

@@ -33,6 +33,7 @@ func (p *path) reserve(n int, more bool) *record.Chunk {
 		more = true // the socket is behind: large chunks save system calls
 	}
 	c := record.NewChunk(n+record.Overhead, more)
+	c.Charge(&p.sess.gate.held)
 	p.queue = append(p.queue, c)
 	return c
 }
@@ -229,7 +230,7 @@ func (p *path) flush() {
 		if p.ended {
 			return // abandoned meanwhile
 		}
-		full := p.unsent.Load() >= maxUnsent
+		full := p.unsent.Load() >= maxUnsent || p.sess.gate.crowded()
 		p.advance(n)
 		if err == osnet.ErrWouldBlock {
 			go p.drain()

@@ -3,6 +3,7 @@ package tcpls
 import (
 	"container/heap"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-tcpls/tcpls/internal/record"
 )
@@ -15,8 +16,9 @@ type sendGate struct {
 	mu      sync.Mutex
 	credit  uint64 // of the peer, for the session
 	used    uint64
-	limit   int // Config.SendBuffer
-	kept    int // bytes of records that aren't acknowledged
+	limit   int          // Config.SendBuffer
+	kept    int          // bytes of records that aren't acknowledged
+	held    atomic.Int64 // bytes of the chunks that these, and the path's queue, lie in
 	ticket  uint64
 	waiting turns
 	path    *path
@@ -74,9 +76,18 @@ func (g *sendGate) sealedSize(n int) int {
 	return n + (n+most-1)/most*record.Overhead
 }
 
+// A record that isn't acknowledged holds the chunk that it lies in, and so
+// sixteen times its own memory if a peer acknowledges all the others: it must
+// not do that with more chunks than these. A peer that acknowledges what has
+// arrived never comes near, since what one chunk holds arrives together.
+func (g *sendGate) mostHeld() int64 { return 2*int64(g.limit) + 4*record.LargeChunk }
+
+// crowded reports whether the chunks are too many for another one.
+func (g *sendGate) crowded() bool { return g.held.Load() >= g.mostHeld() }
+
 // room is how many stream bytes may be sealed now, of n wanted.
 func (g *sendGate) room(n int) int {
-	if g.path.unsent.Load() >= maxUnsent {
+	if g.path.unsent.Load() >= maxUnsent || g.crowded() {
 		return 0
 	}
 	n = int(min(uint64(n), g.credit-g.used))

@@ -27,7 +27,7 @@ func TestGateRoom(t *testing.T) {
 		name         string
 		limit, kept  int
 		credit, used uint64
-		unsent       int64
+		unsent, held int64
 		want, got    int
 	}{
 		{name: "all", limit: 1 << 20, credit: 1000, want: 100, got: 100},
@@ -38,11 +38,14 @@ func TestGateRoom(t *testing.T) {
 		{name: "memory for two full records of three", limit: 2*fullRecord + 100, credit: 1 << 20, want: 3 * record.MaxPlaintext, got: 2 * record.MaxPlaintext},
 		{name: "memory in use", limit: 2 * fullRecord, kept: fullRecord, credit: 1 << 20, want: 3 * record.MaxPlaintext, got: record.MaxPlaintext},
 		{name: "more in use than the limit", limit: 100, kept: 200, credit: 1000, want: 1},
+		{name: "chunks held for less", limit: 1 << 20, credit: 1000, held: 2<<20 + 4*record.LargeChunk - 1, want: 100, got: 100},
+		{name: "too many chunks held", limit: 1 << 20, credit: 1000, held: 2<<20 + 4*record.LargeChunk, want: 100},
 		{name: "a full path", limit: 1 << 20, credit: 1000, unsent: maxUnsent, want: 100},
 	} {
 		g := newGate(test.limit, test.credit)
 		g.kept, g.used = test.kept, test.used
 		g.path.unsent.Store(test.unsent)
+		g.held.Store(test.held)
 		if got := g.room(test.want); got != test.got {
 			t.Errorf("%s: room for %d of %d bytes, want %d", test.name, got, test.want, test.got)
 		}

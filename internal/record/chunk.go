@@ -12,23 +12,24 @@ import (
 // The bytes up to Len never change while the chunk lives, so that they may be
 // read (written to a socket) while more records are appended behind them.
 type Chunk struct {
-	refs  atomic.Int32
-	n     int
-	buf   []byte
-	class *sync.Pool
+	refs    atomic.Int32
+	n       int
+	buf     []byte
+	class   *sync.Pool
+	account *atomic.Int64 // see Charge
 }
 
 // A large chunk holds a batch of full records: sixteen of them in one write
 // halve what TLS costs, and more than that outgrows the caches.
 const (
 	BatchRecords = 16
-	largeChunk   = BatchRecords * (MaxPlaintext + Overhead)
+	LargeChunk   = BatchRecords * (MaxPlaintext + Overhead)
 	smallChunk   = 4 << 10
 )
 
 var (
 	smallChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, smallChunk)} }}
-	largeChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, largeChunk)} }}
+	largeChunks = sync.Pool{New: func() any { return &Chunk{buf: make([]byte, LargeChunk)} }}
 )
 
 // NewChunk returns an empty chunk with one reference and room for a record of
@@ -45,6 +46,14 @@ func NewChunk(want int, more bool) *Chunk {
 	c.class, c.n = pool, 0
 	c.refs.Store(1)
 	return c
+}
+
+// Charge adds the chunk's whole size to account until the last Release: one
+// record that is kept holds all of the chunk's memory. It may be called once,
+// before the chunk is shared.
+func (c *Chunk) Charge(account *atomic.Int64) {
+	c.account = account
+	account.Add(int64(len(c.buf)))
 }
 
 // Len is how many bytes of records the chunk holds.
@@ -91,6 +100,10 @@ func (c *Chunk) Shared() bool { return c.refs.Load() > 1 }
 func (c *Chunk) Release() {
 	switch n := c.refs.Add(-1); {
 	case n == 0:
+		if c.account != nil {
+			c.account.Add(-int64(len(c.buf)))
+			c.account = nil
+		}
 		if !warm.keep(c) {
 			c.class.Put(c)
 		}

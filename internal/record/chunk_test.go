@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -14,9 +15,9 @@ func TestChunkSizes(t *testing.T) {
 	}{
 		{1, smallChunk, false},
 		{smallChunk, smallChunk, false},
-		{smallChunk + 1, largeChunk, false},
-		{1, largeChunk, true},
-		{MaxPlaintext + Overhead, largeChunk, false},
+		{smallChunk + 1, LargeChunk, false},
+		{1, LargeChunk, true},
+		{MaxPlaintext + Overhead, LargeChunk, false},
 	} {
 		c := NewChunk(v.want, v.more)
 		if c.Room() != v.room || c.Len() != 0 || c.Shared() {
@@ -29,7 +30,7 @@ func TestChunkSizes(t *testing.T) {
 // TestChunkRecords fills a chunk to the last byte.
 func TestChunkRecords(t *testing.T) {
 	send, receive := newPair(t, SuiteByID(tls.TLS_AES_128_GCM_SHA256), 1)
-	c := NewChunk(largeChunk, true)
+	c := NewChunk(LargeChunk, true)
 	defer c.Release()
 	for i := range BatchRecords {
 		n := MaxPlaintext
@@ -47,7 +48,7 @@ func TestChunkRecords(t *testing.T) {
 		if c.Len() != before {
 			t.Fatal("a record was taken before Commit")
 		}
-		if offset := c.Commit(rec); offset != before || c.Len() != before+len(rec) || c.Room() != largeChunk-c.Len() {
+		if offset := c.Commit(rec); offset != before || c.Len() != before+len(rec) || c.Room() != LargeChunk-c.Len() {
 			t.Fatalf("Commit at %d: offset %d, then %d bytes, room for %d", before, offset, c.Len(), c.Room())
 		}
 		if got := c.Bytes(before); !bytes.Equal(got, rec) {
@@ -157,4 +158,26 @@ func TestChunkAllocations(t *testing.T) {
 	if n != 0 {
 		t.Errorf("%v allocations to fill a chunk", n)
 	}
+}
+
+// TestChunkCharge: an account holds a chunk's size from Charge to the last
+// Release, and never that of its next use.
+func TestChunkCharge(t *testing.T) {
+	var account atomic.Int64
+	want := func(why string, n int64) {
+		t.Helper()
+		if got := account.Load(); got != n {
+			t.Errorf("%s: the account holds %d bytes, want %d", why, got, n)
+		}
+	}
+	c := NewChunk(1, true)
+	c.Charge(&account)
+	c.Retain()
+	want("a charged chunk", LargeChunk)
+	c.Release()
+	want("a chunk still kept", LargeChunk)
+	c.Release()
+	want("a released chunk", 0)
+	NewChunk(1, true).Release() // likely the same memory
+	want("a chunk that wasn't charged", 0)
 }
