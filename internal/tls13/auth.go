@@ -268,7 +268,7 @@ func (p *peerChain) verifyChain(by policy) (chains [][]*x509.Certificate, err er
 		}
 		if chains, err = p.x509[0].Verify(opts); err != nil {
 			err = &tls.CertificateVerificationError{UnverifiedCertificates: p.x509, Err: err}
-			return nil, because(certificateAlert(err), err, "peer's certificate is refused")
+			return nil, because(p.alertFor(err), err, "peer's certificate is refused")
 		}
 	}
 	if by.custom != nil {
@@ -279,7 +279,12 @@ func (p *peerChain) verifyChain(by policy) (chains [][]*x509.Certificate, err er
 	return chains, nil
 }
 
-func certificateAlert(err error) Alert {
+// alertFor gives a refusal of the chain its alert. crypto/x509 never verifies
+// a signature with MD5, and RFC 8446, section 4.4.2.4, has an alert for that.
+func (p *peerChain) alertFor(err error) Alert {
+	if slices.ContainsFunc(p.x509, signedWithMD5) {
+		return AlertBadCertificate
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return AlertUnknownCA
 	}
@@ -287,4 +292,9 @@ func certificateAlert(err error) Alert {
 		return AlertCertificateExpired
 	}
 	return AlertBadCertificate
+}
+
+// signedWithMD5 leaves out what vouches for itself: nobody verifies that.
+func signedWithMD5(c *x509.Certificate) bool {
+	return c.SignatureAlgorithm == x509.MD5WithRSA && !bytes.Equal(c.RawIssuer, c.RawSubject)
 }

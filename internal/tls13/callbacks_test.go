@@ -327,3 +327,26 @@ func TestAnswerNothing(t *testing.T) {
 		t.Error("an empty answer is none")
 	}
 }
+
+// TestServerNameDemanded: a server whose certificates are chosen by name may
+// have none without one.
+func TestServerNameDemanded(t *testing.T) {
+	none := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }
+	for _, test := range []struct {
+		name   string
+		choose func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+		alert  Alert
+	}{
+		{"", none, AlertMissingExtension},
+		{"other.example", none, AlertUnrecognizedName},
+		{"", nil, AlertUnrecognizedName},
+	} {
+		p := newPuppetClient(t, &Config{TLS: &tls.Config{Time: testNow, GetCertificate: test.choose}})
+		p.hello.extensions = dropExtension(p.hello.extensions, extServerName)
+		if test.name != "" {
+			p.hello.extensions = append(p.hello.extensions, extension{extServerName, serverNameBody(test.name)})
+		}
+		p.clientHello()
+		p.wantAlert(test.alert, false)
+	}
+}

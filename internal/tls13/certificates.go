@@ -61,6 +61,9 @@ func serverCertificate(t *tls.Config, info *tls.ClientHelloInfo, certSchemes []t
 	}
 	switch len(t.Certificates) {
 	case 0:
+		if info.ServerName == "" && t.GetCertificate != nil { // section 9.2
+			return nil, broken(AlertMissingExtension, "client sends no server_name, without which GetCertificate has no certificate")
+		}
 		return nil, broken(AlertUnrecognizedName, "no certificate is configured for the name %q", info.ServerName)
 	case 1:
 		return &t.Certificates[0], nil

@@ -184,7 +184,10 @@ func (h *clientHandshake) helloRetryRequest(m message, sh *serverHello, suite *r
 	h.transcript.add(m.raw)
 	h.hello.secondHello(pairs, retry.cookie)
 	h.c.appendChangeCipherSpec()
-	return step{want: typeServerHello, run: h.serverHello}, h.send(h.hello)
+	if err := h.send(h.hello); err != nil {
+		return step{}, because(AlertIllegalParameter, err, "server's cookie of %d bytes leaves no room for the ClientHello", len(retry.cookie))
+	}
+	return step{want: typeServerHello, run: h.serverHello}, nil
 }
 
 // selectedShare finds our half of the key exchange that the server chose.

@@ -233,6 +233,9 @@ func (c *Conn) abort(err error) error {
 	c.err = err
 	c.next, c.input, c.hand = step{}, input{}, nil
 	c.read, c.write = nil, nil
+	if !c.complete { // section 6: no secrets of failed handshakes
+		c.exporter, c.resumption = exporterSecret{}, nil
+	}
 	return err
 }
 

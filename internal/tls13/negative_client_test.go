@@ -18,29 +18,27 @@ type negative struct {
 	script func(p *puppet)
 }
 
-func runNegative(t *testing.T, rows []negative, start func(t *testing.T, own bool) *puppet) {
-	for _, own := range []bool{false, true} {
-		name := "extension off"
-		if own {
-			name = "extension on"
-		}
-		t.Run(name, func(t *testing.T) {
+// runNegative runs every row without the user's extension, with it offered and
+// answered, and with it on the puppet's side only.
+func runNegative(t *testing.T, rows []negative, start func(t *testing.T, use extensionUse) *puppet) {
+	for _, use := range []extensionUse{extensionOff, extensionAnswered, extensionUnasked} {
+		t.Run("extension "+use.String(), func(t *testing.T) {
 			for _, row := range rows {
 				t.Run(row.name, func(t *testing.T) {
-					p := start(t, own)
+					p := start(t, use)
 					row.script(p)
 					p.feed()
-					p.wantAlert(row.alert, row.fine)
+					p.wantRow(row)
 				})
 			}
 		})
 	}
 }
 
-func puppetServer(t *testing.T, own bool) *puppet {
+func puppetServer(t *testing.T, use extensionUse) *puppet {
 	client := clientTLS()
 	client.NextProtos = []string{"a"}
-	return newPuppetServer(t, withExtension(&Config{TLS: client}, own))
+	return newPuppetServer(t, use.in(&Config{TLS: client}))
 }
 
 // helloWith answers with a changed ServerHello.
@@ -142,6 +140,10 @@ func TestClientRefusesServerHello(t *testing.T) {
 			p.plain(record.Handshake, hello)
 		}},
 		{"another message instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(&encryptedExtensions{}) }},
+		{"a ticket instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(&newSessionTicket{ticket: []byte("t")}) }},
+		{"a message of an unknown type", AlertUnexpectedMessage, false, func(p *puppet) { p.sendRaw([]byte{99, 0, 0, 0}) }},
+		{"HelloRequest", AlertUnexpectedMessage, false, func(p *puppet) { p.sendRaw([]byte{0, 0, 0, 0}) }},
+		{"cut", AlertDecodeError, false, func(p *puppet) { p.sendRaw([]byte{2, 0, 0, 2, 3, 3}) }},
 		{"a ClientHello instead", AlertUnexpectedMessage, false, func(p *puppet) { p.send(p.hello) }},
 		{"a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
 			p.serverHello(nil)
@@ -181,6 +183,14 @@ func TestClientRefusesRetry(t *testing.T) {
 		{"repeated extension", AlertIllegalParameter, false, retry(more(cookie, cookie))},
 		{"cookie empty", AlertDecodeError, false, retry(more(extension{extCookie, []byte{0, 0}}))},
 		{"cookie without length", AlertDecodeError, false, retry(more(extension{extCookie, nil}))},
+		{"cookie that can't be echoed", AlertIllegalParameter, false, func(p *puppet) {
+			long := vector16Body(make([]byte, maxMessage-200))
+			p.retry(tls.CurveP384, more(extension{extCookie, long}))
+		}},
+		{"compression", AlertIllegalParameter, false, retry(func(m *serverHello) { m.compression = 1 })},
+		{"legacy version of TLS 1.3", AlertIllegalParameter, false, retry(func(m *serverHello) { m.version = tls.VersionTLS13 })},
+		{"version not offered", AlertIllegalParameter, false, retry(func(m *serverHello) { m.extensions[0].body = uint16Body(0x0305) })},
+		{"pre_shared_key misplaced", AlertIllegalParameter, false, retry(more(extension{extPreSharedKey, []byte{0, 0}}))},
 		{"share instead of a group", AlertDecodeError, false, retry(func(m *serverHello) {
 			m.extensions[1].body = keyShareBody(keyShare{tls.CurveP384, []byte{1}})
 		})},
@@ -242,13 +252,13 @@ func TestClientRefusesRetry(t *testing.T) {
 
 // errVersion is what a caller looks at before it tries crypto/tls instead.
 func TestErrVersion(t *testing.T) {
-	old := puppetServer(t, true)
+	old := puppetServer(t, extensionAnswered)
 	old.serverHello(func(m *serverHello) { m.extensions = nil })
 	old.feed()
 	if !errors.Is(old.err, ErrVersion) {
 		t.Errorf("ServerHello of TLS 1.2: %v doesn't match ErrVersion", old.err)
 	}
-	downgraded := puppetServer(t, true)
+	downgraded := puppetServer(t, extensionAnswered)
 	downgraded.serverHello(func(m *serverHello) {
 		m.random, m.extensions = append(make([]byte, 24), "DOWNGRD\x01"...), nil
 	})
@@ -256,13 +266,13 @@ func TestErrVersion(t *testing.T) {
 	if downgraded.err == nil || errors.Is(downgraded.err, ErrVersion) {
 		t.Errorf("a downgrade: %v matches ErrVersion, as if another try were in order", downgraded.err)
 	}
-	alert := puppetServer(t, true)
+	alert := puppetServer(t, extensionAnswered)
 	alert.plain(record.Alert, []byte{levelFatal, byte(AlertProtocolVersion)})
 	alert.feed()
 	if !errors.Is(alert.err, ErrVersion) {
 		t.Errorf("alert protocol_version: %v doesn't match ErrVersion", alert.err)
 	}
-	other := puppetServer(t, true)
+	other := puppetServer(t, extensionAnswered)
 	other.plain(record.Alert, []byte{levelFatal, byte(AlertHandshakeFailure)})
 	other.feed()
 	if other.err == nil || errors.Is(other.err, ErrVersion) {

@@ -7,13 +7,14 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"math/big"
 	"testing"
 )
 
 // greeted is a puppet server that has sent its ServerHello.
-func greeted(t *testing.T, own bool) *puppet {
-	p := puppetServer(t, own)
+func greeted(t *testing.T, use extensionUse) *puppet {
+	p := puppetServer(t, use)
 	p.serverHello(nil)
 	return p
 }
@@ -29,6 +30,11 @@ func TestClientRefusesEncryptedExtensions(t *testing.T) {
 		{"early_data never asked for", AlertUnsupportedExtension, false, with(extension{extEarlyData, nil})},
 		{"record_size_limit never asked for", AlertUnsupportedExtension, false, with(limit(16384))},
 		{"max_fragment_length never asked for", AlertUnsupportedExtension, false, with(extension{extMaxFragmentLength, []byte{1}})},
+		{"status_request_v2 never asked for", AlertUnsupportedExtension, false, with(extension{17, nil})},
+		{"status_request misplaced", AlertIllegalParameter, false, with(extension{extStatusRequest, nil})},
+		{"psk_key_exchange_modes misplaced", AlertIllegalParameter, false, with(extension{extPSKModes, []byte{1, 1}})},
+		{"pre_shared_key misplaced", AlertIllegalParameter, false, with(extension{extPreSharedKey, []byte{0, 0}})},
+		{"cookie misplaced", AlertIllegalParameter, false, with(extension{extCookie, vector16Body([]byte("c"))})},
 		{"key_share misplaced", AlertIllegalParameter, false, with(extension{extKeyShare, nil})},
 		{"supported_versions misplaced", AlertIllegalParameter, false, with(extension{extSupportedVersions, uint16Body(tls.VersionTLS13)})},
 		{"signature_algorithms misplaced", AlertIllegalParameter, false, with(extension{extSignatureAlgorithms, uint16List(schemesOffered)})},
@@ -80,18 +86,6 @@ func TestMalformedRecordSizeLimit(t *testing.T) {
 		p.encryptedExtensions(extension{extRecordSizeLimit, body})
 		p.feed()
 		p.wantAlert(AlertDecodeError, false)
-	}
-}
-
-// TestUnaskedExtension lets a server answer an extension that the client knows
-// and didn't offer, and one that it never heard of.
-func TestUnaskedExtension(t *testing.T) {
-	for _, codepoint := range []uint16{0, testExtension} {
-		p := newPuppetServer(t, &Config{TLS: clientTLS(), Extension: codepoint})
-		p.serverHello(nil)
-		p.encryptedExtensions(extension{testExtension, []byte("answer")})
-		p.feed()
-		p.wantAlert(AlertUnsupportedExtension, false)
 	}
 }
 
@@ -152,6 +146,15 @@ func TestClientRefusesCertificate(t *testing.T) {
 			der := testCertificates()["Ed25519"].Certificate[0]
 			m.entries[0].der = bytes.Replace(der, []byte{6, 3, 0x2b, 0x65, 0x70}, []byte{6, 3, 0x2b, 0x65, 0x6e}, 1)
 		})},
+		{"signed with MD5", AlertBadCertificate, false, with(func(m *certificate) {
+			key := testKeys()["RSA-2048"].(*rsa.PrivateKey)
+			root := &x509.Certificate{Subject: pkix.Name{CommonName: "old"}, PublicKeyAlgorithm: x509.RSA}
+			template := &x509.Certificate{SerialNumber: big.NewInt(5), DNSNames: []string{testName}, NotBefore: testStart, NotAfter: testStart.AddDate(9, 0, 0)}
+			der := must(x509.CreateCertificate(rand.Reader, template, root, testKeys()["P-256"].Public(), key))
+			// sha256WithRSAEncryption becomes md5WithRSAEncryption.
+			oid := []byte{6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11}
+			m.entries[0].der = bytes.ReplaceAll(der, oid, append(oid[:10:10], 4))
+		})},
 		{"good", 0, true, with(func(*certificate) {})},
 	}, encrypted)
 }
@@ -182,8 +185,8 @@ func TestUnusableClientCertificate(t *testing.T) {
 }
 
 // encrypted is a puppet server that has sent its EncryptedExtensions.
-func encrypted(t *testing.T, own bool) *puppet {
-	p := greeted(t, own)
+func encrypted(t *testing.T, use extensionUse) *puppet {
+	p := greeted(t, use)
 	p.encryptedExtensions()
 	return p
 }
@@ -259,8 +262,8 @@ func TestClientRefusesFinished(t *testing.T) {
 			raw := must(encode(&finished{finishedMAC(p.suite, p.traffic.server, p.transcript.sum())}))
 			p.sendRaw(append(raw, must(encode(&newSessionTicket{ticket: []byte("t")}))...))
 		}},
-	}, func(t *testing.T, own bool) *puppet {
-		p := encrypted(t, own)
+	}, func(t *testing.T, use extensionUse) *puppet {
+		p := encrypted(t, use)
 		p.proof()
 		return p
 	})

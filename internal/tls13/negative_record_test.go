@@ -34,18 +34,25 @@ func (p *puppet) appSecret() []byte {
 	return p.app.server
 }
 
+func (p *puppet) handshakeSecret() []byte {
+	if p.isClient {
+		return p.traffic.client
+	}
+	return p.traffic.server
+}
+
 // runBoth runs rows against a connected client and a connected server.
 func runBoth(t *testing.T, rows []negative) {
 	t.Run("client", func(t *testing.T) {
-		runNegative(t, rows, func(t *testing.T, own bool) *puppet {
-			p := puppetServer(t, own)
+		runNegative(t, rows, func(t *testing.T, use extensionUse) *puppet {
+			p := puppetServer(t, use)
 			p.connect()
 			return p
 		})
 	})
 	t.Run("server", func(t *testing.T) {
-		runNegative(t, rows, func(t *testing.T, own bool) *puppet {
-			p := puppetClient(t, own)
+		runNegative(t, rows, func(t *testing.T, use extensionUse) *puppet {
+			p := puppetClient(t, use)
 			p.connect()
 			return p
 		})
@@ -144,7 +151,7 @@ func TestAlerts(t *testing.T) {
 	// An alert of any level but close_notify and user_canceled is an end, and
 	// isn't answered.
 	for _, content := range [][]byte{{levelFatal, 40}, {levelWarning, 40}, {levelFatal, 99}, {levelWarning, 100}} {
-		p := puppetServer(t, true)
+		p := puppetServer(t, extensionAnswered)
 		p.connect()
 		p.record(record.Alert, content)
 		p.feed()
@@ -161,7 +168,7 @@ func TestAlerts(t *testing.T) {
 // TestPlainAlertDuringHandshake believes an alert in the clear as long as the
 // peer may have had no keys.
 func TestPlainAlertDuringHandshake(t *testing.T) {
-	p := puppetClient(t, true)
+	p := puppetClient(t, extensionAnswered)
 	p.clientHello()
 	p.serverFlight()
 	p.plain(record.Alert, []byte{levelFatal, byte(AlertDecodeError)})
@@ -202,10 +209,20 @@ func TestHandshakeRecords(t *testing.T) {
 			p.wire[len(p.wire)-1] ^= 1
 		}},
 	}
+	rows = append(rows, negative{"alert within a message", AlertUnexpectedMessage, false, func(p *puppet) {
+		p.record(record.Handshake, []byte{map[bool]byte{true: 20, false: 8}[p.isClient], 0})
+		canceled(p)
+	}},
+		negative{"alert cut", AlertDecodeError, false, sending(record.Alert, []byte{levelFatal})},
+		negative{"empty Alert record", AlertUnexpectedMessage, false, sending(record.Alert, nil)},
+		negative{"user_canceled without end", AlertUnexpectedMessage, false, repeat(maxCancels+1, canceled)},
+		negative{"ciphertext over 2^14+256", AlertRecordOverflow, false, wireOf(23, 3, 3, 0x41, 0x01)},
+		negative{"shorter than a tag", AlertBadRecordMAC, false, wireOf(23, 3, 3, 0, 1, 0)},
+		negative{"zeros only", AlertUnexpectedMessage, false, func(p *puppet) { p.inner(p.handshakeSecret(), make([]byte, 10)) }})
 	t.Run("client", func(t *testing.T) { runNegative(t, rows, greeted) })
 	t.Run("server", func(t *testing.T) {
-		runNegative(t, rows, func(t *testing.T, own bool) *puppet {
-			p := puppetClient(t, own)
+		runNegative(t, rows, func(t *testing.T, use extensionUse) *puppet {
+			p := puppetClient(t, use)
 			p.clientHello()
 			p.serverFlight()
 			return p
@@ -214,9 +231,28 @@ func TestHandshakeRecords(t *testing.T) {
 }
 
 func TestFirstRecords(t *testing.T) {
+	ccs := inClear(record.ChangeCipherSpec, []byte{1})
+	both := []negative{
+		{"data before keys", AlertUnexpectedMessage, false, inClear(app, []byte("data"))},
+		{"an empty Handshake record", AlertUnexpectedMessage, false, inClear(record.Handshake, nil)},
+		{"an empty Alert record", AlertUnexpectedMessage, false, inClear(record.Alert, nil)},
+		{"an alert cut", AlertDecodeError, false, inClear(record.Alert, []byte{levelFatal})},
+		{"two alerts in a record", AlertDecodeError, false, inClear(record.Alert, []byte{levelWarning, 90, levelWarning, 90})},
+		{"an alert of a bad level", AlertIllegalParameter, false, inClear(record.Alert, []byte{3, byte(AlertHandshakeFailure)})},
+		{"user_canceled without end", AlertUnexpectedMessage, false, repeat(maxCancels+1, inClear(record.Alert, []byte{levelWarning, byte(AlertUserCanceled)}))},
+		{"plaintext over 2^14", AlertRecordOverflow, false, wireOf(22, 3, 3, 0x40, 0x01)},
+		{"ciphertext over 2^14+256", AlertRecordOverflow, false, wireOf(23, 3, 3, 0x41, 0x01)},
+		{"a record of unknown type", AlertUnexpectedMessage, false, wireOf(24, 3, 3, 0, 1, 0)},
+	}
+	t.Run("client", func(t *testing.T) {
+		runNegative(t, append(both, negative{"ChangeCipherSpec before ServerHello", 0, true, func(p *puppet) { ccs(p); p.connect() }},
+			negative{"ServerHello of 16 MiB announced", AlertIllegalParameter, false, inClear(record.Handshake, []byte{2, 0xff, 0xff, 0xff})},
+			negative{"an HTTP response", AlertUnexpectedMessage, false, wireOf([]byte("HTTP/1.1 400 Bad Request\r\n")...)},
+		), puppetServer)
+	})
+	t.Run("server", func(t *testing.T) { runNegative(t, both, puppetClient) })
 	runNegative(t, []negative{
 		{"ChangeCipherSpec before ClientHello", AlertUnexpectedMessage, false, inClear(record.ChangeCipherSpec, []byte{1})},
-		{"data before ClientHello", AlertUnexpectedMessage, false, inClear(app, []byte("data"))},
 		{"an HTTP request", AlertUnexpectedMessage, false, wireOf([]byte("GET / HTTP/1.1\r\n")...)},
 		{"an SSL 2.0 hello", AlertProtocolVersion, false, wireOf(0x80, 0x2e, 1, 0, 2)},
 		{"ClientHello of 16 MiB announced", AlertIllegalParameter, false, inClear(record.Handshake, []byte{1, 0xff, 0xff, 0xff})},
@@ -242,13 +278,16 @@ func TestFirstRecords(t *testing.T) {
 // TestHandshakeBudget sends a permitted message in records that are nearly all
 // padding.
 func TestHandshakeBudget(t *testing.T) {
-	p := encrypted(t, true)
+	p := encrypted(t, extensionAnswered)
 	body := must(encode(&certificate{entries: []certificateEntry{{der: make([]byte, 1000)}}}))
 	for _, b := range body {
 		p.inner(p.traffic.server, append([]byte{b, byte(record.Handshake)}, make([]byte, 16000)...))
 		if p.feed(); p.err != nil {
 			break
 		}
+	}
+	if n := cap(p.engine.hand); n > maxCertificate {
+		t.Errorf("%d bytes are kept", n)
 	}
 	p.wantAlert(AlertHandshakeFailure, false)
 }
@@ -289,7 +328,7 @@ func TestRecordSizeLimitIsEnforced(t *testing.T) {
 
 // TestTruncation tells a clean end from a cut connection.
 func TestTruncation(t *testing.T) {
-	p := puppetServer(t, true)
+	p := puppetServer(t, extensionAnswered)
 	if err := p.engine.End(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("end before the handshake: %v", err)
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/go-tcpls/tcpls/internal/record"
 )
 
-func puppetClient(t *testing.T, own bool) *puppet {
-	return newPuppetClient(t, withExtension(&Config{TLS: serverTLS()}, own))
+func puppetClient(t *testing.T, use extensionUse) *puppet {
+	return newPuppetClient(t, use.in(&Config{TLS: serverTLS()}))
 }
 
 // helloAs sends a changed ClientHello.
@@ -72,6 +72,17 @@ func TestServerRefusesClientHello(t *testing.T) {
 			m.extensions = append(m.extensions, extension{0x7a7b, []byte("x")}, extension{0xfe0d, []byte("y")})
 			m.suites = append([]uint16{0x3a3a, 0x00ff}, m.suites...)
 		})},
+		{"status_request_v2, for older versions", 0, true, helloHaving(17, []byte{0, 0})},
+		{"max_fragment_length beside record_size_limit", 0, true, helloAs(func(m *clientHello) {
+			m.extensions = append(m.extensions, extension{extMaxFragmentLength, []byte{1}}, extension{extRecordSizeLimit, uint16Body(1000)})
+		})},
+		{"SSL 3.0 and nothing newer", AlertProtocolVersion, false, helloAs(func(m *clientHello) { m.version, m.extensions = versionSSL30, nil })},
+		{"cut", AlertDecodeError, false, inClear(record.Handshake, []byte{1, 0, 0, 2, 3, 3})},
+		{"an extension cut", AlertDecodeError, false, func(p *puppet) {
+			raw := must(encode(p.hello))
+			raw[3]--
+			p.plain(record.Handshake, raw[:len(raw)-1])
+		}},
 		{"a message behind it in its record", AlertUnexpectedMessage, false, func(p *puppet) {
 			raw := must(encode(p.hello))
 			p.plain(record.Handshake, append(raw, raw...))
@@ -333,10 +344,10 @@ func TestServerRefusesSecondHello(t *testing.T) {
 			p.serverFlight()
 			p.clientFinished()
 		}},
-	}, func(t *testing.T, own bool) *puppet {
+	}, func(t *testing.T, use extensionUse) *puppet {
 		server := serverTLS()
 		server.CurvePreferences = []tls.CurveID{tls.CurveP384}
-		return newPuppetClient(t, withExtension(&Config{TLS: server}, own))
+		return newPuppetClient(t, use.in(&Config{TLS: server}))
 	})
 }
 
@@ -390,10 +401,10 @@ func TestServerRefusesSecondFlight(t *testing.T) {
 		{"EndOfEarlyData unasked for", AlertUnexpectedMessage, false, func(p *puppet) { p.sendRaw([]byte{5, 0, 0, 0}) }},
 		{"KeyUpdate before Finished", AlertUnexpectedMessage, false, func(p *puppet) { p.send(&keyUpdate{}) }},
 		{"good", 0, true, answer(func(*certificate) {})},
-	}, func(t *testing.T, own bool) *puppet {
+	}, func(t *testing.T, use extensionUse) *puppet {
 		server := serverTLS()
 		server.ClientAuth, server.ClientCAs = tls.RequireAndVerifyClientCert, authority().pool
-		p := newPuppetClient(t, withExtension(&Config{TLS: server}, own))
+		p := newPuppetClient(t, use.in(&Config{TLS: server}))
 		p.clientHello()
 		kinds := []messageType{}
 		for _, m := range p.serverFlight() {

@@ -49,8 +49,8 @@ func TestPostHandshakeMessages(t *testing.T) {
 		}},
 	})
 	runNegative(t, []negative{{"ticket to a server", AlertUnexpectedMessage, false, message(&newSessionTicket{ticket: []byte("t")})}},
-		func(t *testing.T, own bool) *puppet {
-			p := puppetClient(t, own)
+		func(t *testing.T, use extensionUse) *puppet {
+			p := puppetClient(t, use)
 			p.connect()
 			return p
 		})
@@ -83,8 +83,8 @@ func ticketRows() []negative {
 }
 
 func TestTickets(t *testing.T) {
-	runNegative(t, ticketRows(), func(t *testing.T, own bool) *puppet {
-		p := puppetServer(t, own)
+	runNegative(t, ticketRows(), func(t *testing.T, use extensionUse) *puppet {
+		p := puppetServer(t, use)
 		p.connect()
 		return p
 	})
@@ -95,7 +95,7 @@ func TestTickets(t *testing.T) {
 func TestOneAnswerToManyRequests(t *testing.T) {
 	for _, first := range []string{"Output", "Write", "UpdateKeys"} {
 		t.Run(first, func(t *testing.T) {
-			p := puppetServer(t, false)
+			p := puppetServer(t, extensionOff)
 			p.connect()
 			repeat(5, func(p *puppet) { p.update(true) })(p)
 			p.feed()
@@ -321,7 +321,7 @@ func TestFail(t *testing.T) {
 		{&AlertError{AlertHandshakeFailure}, nil},
 	} {
 		for _, stage := range []string{"first", "hello", "complete"} {
-			p := puppetClient(t, true)
+			p := puppetClient(t, extensionAnswered)
 			if stage != "first" {
 				p.clientHello()
 				p.serverFlight()

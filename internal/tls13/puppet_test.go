@@ -32,6 +32,8 @@ type puppet struct {
 	group  *group
 	cert   tls.Certificate
 	alerts []Alert // that the engine sent
+	echoed bool    // the extension was answered, and nobody had asked
+	among  bool    // and other extensions with it
 }
 
 const testExtension = 0xff5a
@@ -45,6 +47,27 @@ func withExtension(cfg *Config, on bool) *Config {
 		cfg.Accept = func([]byte) error { return nil }
 	}
 	return cfg
+}
+
+// An extensionUse says who has the user's extension.
+type extensionUse uint8
+
+const (
+	extensionOff extensionUse = iota
+	extensionAnswered
+	// extensionUnasked: the engine knows it and says nothing of it, while the puppet
+	// behaves as if it had: a server answers it, a client offers it.
+	extensionUnasked
+)
+
+func (u extensionUse) String() string { return [...]string{"off", "answered", "unasked"}[u] }
+
+func (u extensionUse) in(cfg *Config) *Config {
+	if u == extensionUnasked {
+		cfg.Extension = testExtension
+		return cfg
+	}
+	return withExtension(cfg, u == extensionAnswered)
 }
 
 // record adds a record under the puppet's current keys to the wire.
@@ -103,6 +126,9 @@ func (p *puppet) receive() []message {
 			hand = append(hand, content...)
 		case record.Alert:
 			p.alerts = append(p.alerts, Alert(content[1]))
+			if content[0] != levelFatal || len(content) != 2 {
+				p.t.Errorf("the engine sends the alert %x", content)
+			}
 		}
 		for len(hand) >= messageHeadLen {
 			n := messageHeadLen + int(hand[1])<<16 + int(hand[2])<<8 + int(hand[3])
@@ -117,6 +143,18 @@ func (p *puppet) receive() []message {
 		}
 	}
 	return list
+}
+
+// wantRow ends the test of a row. A client refuses an answer that it didn't ask
+// for as soon as it comes, whatever follows; another broken rule of the same
+// message may be found first.
+func (p *puppet) wantRow(row negative) {
+	p.t.Helper()
+	if found, _ := alertOf(p.err); p.echoed && !(p.among && !row.fine && found == row.alert) {
+		p.wantAlert(AlertUnsupportedExtension, false)
+		return
+	}
+	p.wantAlert(row.alert, row.fine)
 }
 
 // wantAlert ends a test: the engine must have failed with the alert, have
@@ -366,10 +404,12 @@ func (p *puppet) retry(group tls.CurveID, change func(m *serverHello)) {
 // encryptedExtensions sends what a usual server says, and more.
 func (p *puppet) encryptedExtensions(more ...extension) {
 	m := &encryptedExtensions{[]extension{{extServerName, nil}}}
-	if p.engine.cfg.offers() {
-		m.extensions = append(m.extensions, extension{testExtension, []byte("answer")})
+	if own := p.engine.cfg.Extension; own != 0 {
+		m.extensions = append(m.extensions, extension{own, []byte("answer")})
+		p.echoed = !p.engine.cfg.offers()
 	}
 	m.extensions = append(m.extensions, more...)
+	p.among = len(more) > 0
 	p.send(m)
 }
 
