@@ -43,8 +43,10 @@ type Config struct {
 	// The shorter one of both ends counts. Default: off.
 	IdleTimeout time.Duration
 	// KeepAlive is after how much silence the session pings its peer, which
-	// keeps NATs from forgetting the path. Default 30 s, or half the idle
-	// timeout where that is shorter; negative: off.
+	// keeps NATs from forgetting the path. If nothing at all comes for as long
+	// again, at least 5 s and at most 30 s, the session ends with
+	// ErrKeepAliveTimeout. Default 30 s, or half the idle timeout where that is
+	// shorter; negative: off.
 	KeepAlive time.Duration
 	// CloseTimeout bounds how long Close waits for the peer to take what was
 	// written and to confirm the end. Default 5 s.
@@ -74,6 +76,15 @@ type Config struct {
 	// handshake, or wait for Accept, at once; further ones wait in the kernel.
 	// Default 256, at most 2^20.
 	MaxPending int
+	// MaxPendingPerSource is how many of these may come from one IPv4 address
+	// or IPv6 /64 network; further ones are reset. Loopback addresses are not
+	// limited. Behind a proxy, where all come from its address, it should be
+	// MaxPending. Default half of MaxPending, but at least 16.
+	MaxPendingPerSource int
+	// MaxSessions is how many sessions of a Listener may be open at once,
+	// handshakes included; further connections are reset. Default 65536, at
+	// most 2^30.
+	MaxSessions int
 
 	// Congestion names a TCP congestion control for the session's sockets, as
 	// "cubic". Default: the system's. Linux only; elsewhere, or where the
@@ -92,6 +103,11 @@ func (c *Config) Clone() *Config {
 	}
 	clone := *c
 	return &clone
+}
+
+// pingTimeout is how long a keepalive ping may stay unanswered.
+func (c *Config) pingTimeout() time.Duration {
+	return min(max(c.KeepAlive, 5*time.Second), 30*time.Second)
 }
 
 // The smallest buffers with which full records still flow.
@@ -116,6 +132,8 @@ func (c *Config) withDefaults() (*Config, error) {
 	setDefault(&d.SendBuffer, 8<<20)
 	setDefault(&d.RekeyAfter, rekeyAfter)
 	setDefault(&d.MaxPending, 256)
+	setDefault(&d.MaxPendingPerSource, min(max(16, d.MaxPending/2), d.MaxPending))
+	setDefault(&d.MaxSessions, 1<<16)
 	if d.KeepAlive == 0 {
 		d.KeepAlive = 30 * time.Second
 		if d.IdleTimeout > 0 {
@@ -137,6 +155,8 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},
+		{"MaxPendingPerSource", d.MaxPendingPerSource, 1, d.MaxPending},
+		{"MaxSessions", d.MaxSessions, 1, 1 << 30},
 	} {
 		if f.value < f.lo || f.value > f.hi {
 			return nil, fmt.Errorf("tcpls: Config.%s is %d; it must be from %d to %d", f.name, f.value, f.lo, f.hi)

@@ -27,6 +27,9 @@ var (
 	ErrTruncated = errors.New("tcpls: connection ended without a secure close")
 	// ErrIdleTimeout: nothing was received for the idle timeout.
 	ErrIdleTimeout error = &timeoutError{"tcpls: session was idle for too long"}
+	// ErrKeepAliveTimeout: nothing came for Config.KeepAlive, nor an answer to
+	// the ping that was sent then.
+	ErrKeepAliveTimeout error = &timeoutError{"tcpls: peer doesn't answer keepalive pings"}
 	// ErrHandshakeTimeout: the handshake took longer than Config.HandshakeTimeout.
 	ErrHandshakeTimeout error = &timeoutError{"tcpls: handshake timed out"}
 )

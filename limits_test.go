@@ -31,6 +31,8 @@ func TestConfigLimits(t *testing.T) {
 		{"RekeyAfter", func(c *Config) { c.RekeyAfter = rekeyAfter + 1 }},
 		{"RekeyAfter", func(c *Config) { c.RekeyAfter = -1 }},
 		{"MaxPending", func(c *Config) { c.MaxPending = -1 }},
+		{"MaxPendingPerSource", func(c *Config) { c.MaxPending, c.MaxPendingPerSource = 10, 11 }},
+		{"MaxSessions", func(c *Config) { c.MaxSessions = -1 }},
 		{"HandshakeTimeout", func(c *Config) { c.HandshakeTimeout = -1 }},
 		{"CloseTimeout", func(c *Config) { c.CloseTimeout = -1 }},
 		{"IdleTimeout", func(c *Config) { c.IdleTimeout = -1 }},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -64,6 +65,7 @@ type Listener struct {
 	cfg   *Config
 	ready chan *Session
 	slots chan struct{} // one for each handshake and session that waits
+	doors admission
 	ctx   context.Context
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
@@ -121,6 +123,7 @@ func NewListener(inner net.Listener, cfg *Config) (*Listener, error) {
 		inner: inner, cfg: full, ctx: ctx, stop: stop,
 		ready: make(chan *Session), slots: make(chan struct{}, full.MaxPending),
 		sessions: make(map[*Session]struct{}),
+		doors:    admission{most: full.MaxSessions, share: full.MaxPendingPerSource, pending: make(map[netip.Prefix]int)},
 	}
 	l.tasks.Add(1)
 	go l.acceptLoop()
@@ -172,17 +175,28 @@ func (l *Listener) acceptLoop() {
 			continue
 		}
 		pause = 0
+		source := sourceOf(conn.RemoteAddr())
+		if err := l.doors.admit(source); err != nil {
+			l.cfg.Logger.Info("connection refused", "remote", conn.RemoteAddr(), "error", err)
+			_ = conn.Close() // unread: the client sees a reset
+			<-l.slots
+			continue
+		}
 		l.tasks.Add(1)
-		go l.handshake(conn)
+		go l.handshake(conn, source)
 	}
 }
 
-func (l *Listener) handshake(conn net.Conn) {
+func (l *Listener) handshake(conn net.Conn, source netip.Prefix) {
 	defer l.tasks.Done()
-	defer func() { <-l.slots }()
+	defer func() {
+		l.doors.settle(source)
+		<-l.slots
+	}()
 	remote := conn.RemoteAddr()
 	s, err := serve(l.ctx, conn, l.cfg)
 	if err != nil {
+		l.doors.leave()
 		l.cfg.Logger.Info("handshake failed", "remote", remote, "error", err)
 		return
 	}
@@ -206,6 +220,7 @@ func (l *Listener) track(s *Session) bool {
 	}
 	l.sessions[s] = struct{}{}
 	context.AfterFunc(s.Context(), func() {
+		l.doors.leave()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.sessions, s)

@@ -10,10 +10,12 @@ import (
 // the session's mu, as is its timer, the only one of an idle session.
 type pinger struct {
 	timer *time.Timer
-	seq   uint64 // of the last ping
+	due   time.Time // when the timer is to fire
+	seq   uint64    // of the last ping
 	sent  time.Time
-	await bool // the last ping is unanswered
-	held  bool // a Ping call waits for it
+	asked time.Time // when the first one was sent that is unanswered
+	await bool      // the last ping is unanswered
+	held  bool      // a Ping call waits for it
 }
 
 // now is the time for what is told it.
@@ -33,12 +35,15 @@ func (s *Session) startTimer() {
 	s.lastReceived.Store(int64(time.Since(s.began)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wait := s.nextTick(0)
-	switch {
-	case s.ended() || wait == 0:
-	case s.ping.timer == nil:
+	at := now()
+	wait := s.nextTick(0, at)
+	if s.ended() || wait == 0 {
+		return
+	}
+	s.ping.due = at.Add(wait)
+	if s.ping.timer == nil {
 		s.ping.timer = time.AfterFunc(wait, s.tick)
-	default:
+	} else {
 		s.ping.timer.Reset(wait)
 	}
 }
@@ -54,16 +59,18 @@ func (s *Session) stopTimer() {
 
 // nextTick is how long the timer has to wait when nothing was received for the
 // time given; 0 for ever. The caller holds mu.
-func (s *Session) nextTick(silent time.Duration) time.Duration {
+func (s *Session) nextTick(silent time.Duration, now time.Time) time.Duration {
 	wait := time.Duration(0)
 	if idle := s.idleTimeout(); idle > 0 {
 		wait = max(idle-silent, time.Millisecond)
 	}
 	if alive := s.cfg.KeepAlive; alive > 0 {
-		// A ping that is on its way resets the silence; ask again after the
-		// same time if it doesn't.
-		next := alive - silent%alive
-		if wait == 0 || next < wait {
+		next := alive - silent // then a ping is due
+		if next <= 0 {         // or the verdict on it
+			patience := s.cfg.pingTimeout()
+			next = max(alive+patience-silent, patience-now.Sub(s.ping.asked))
+		}
+		if next = max(next, time.Millisecond); wait == 0 || next < wait {
 			wait = next
 		}
 	}
@@ -83,20 +90,45 @@ func (s *Session) tick() {
 		s.end(ErrIdleTimeout)
 		return
 	}
+	if s.silentFor(silent, now) {
+		s.mu.Unlock()
+		s.path.fail("keepalive", ErrKeepAliveTimeout)
+		return
+	}
 	ping := s.cfg.KeepAlive > 0 && silent >= s.cfg.KeepAlive && !s.ping.await
 	if ping {
 		s.sendPing(now)
 	}
-	s.ping.timer.Reset(s.nextTick(silent))
+	wait := s.nextTick(silent, now)
+	s.ping.timer.Reset(wait)
+	s.ping.due = now.Add(wait)
 	s.mu.Unlock()
 	if ping {
 		s.path.kick()
 	}
 }
 
+// silentFor reports whether the peer has had its chance to answer a ping. A
+// timer that is late tells of a process that was stopped or a machine that
+// slept: the answer may lie in the socket, and gets more time. The caller
+// holds mu.
+func (s *Session) silentFor(silent time.Duration, now time.Time) bool {
+	patience := s.cfg.pingTimeout()
+	if s.cfg.KeepAlive <= 0 || !s.ping.await || silent < s.cfg.KeepAlive+patience {
+		return false
+	}
+	if now.Sub(s.ping.due) > patience/2 {
+		s.ping.asked = now
+	}
+	return now.Sub(s.ping.asked) >= patience
+}
+
 // sendPing makes a ping due. The caller holds mu and kicks the path then.
 func (s *Session) sendPing(now time.Time) {
 	s.ping.seq++
+	if !s.ping.await {
+		s.ping.asked = now
+	}
 	s.ping.sent, s.ping.await = now, true
 	var data [8]byte
 	binary.BigEndian.PutUint64(data[:], s.ping.seq)
