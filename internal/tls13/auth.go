@@ -148,6 +148,8 @@ type peerChain struct {
 	x509 []*x509.Certificate
 	ocsp []byte
 	scts [][]byte
+
+	scheme tls.SignatureScheme // of a CertificateVerify that was good
 }
 
 // parseChain parses certificates and the extensions of the first, which were
@@ -171,12 +173,16 @@ func parseChain(m *certificate) (*peerChain, error) {
 	if len(p.x509) == 0 {
 		return p, nil
 	}
-	switch key := p.x509[0].PublicKey.(type) {
+	leaf := p.x509[0]
+	switch key := leaf.PublicKey.(type) {
 	case *ecdsa.PublicKey, *rsa.PublicKey, ed25519.PublicKey:
-		return p, nil
 	default:
 		return nil, broken(AlertUnsupportedCertificate, "peer's certificate has a key of type %T", key)
 	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 { // section 4.4.2.2
+		return nil, broken(AlertBadCertificate, "peer's certificate has a key usage without digitalSignature")
+	}
+	return p, nil
 }
 
 func (p *peerChain) parseEntry(i int, extensions []extension) error {
@@ -215,6 +221,7 @@ func (p *peerChain) checkSignature(m *certificateVerify, byClient bool, transcri
 	if !s.verify(key, signedContent(byClient, transcript), m.signature) {
 		return broken(AlertDecryptError, "signature in peer's CertificateVerify is wrong")
 	}
+	p.scheme = m.scheme
 	return nil
 }
 

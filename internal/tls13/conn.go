@@ -120,6 +120,15 @@ func (c *Conn) ExtensionAnswered() bool { return c.ownAnswered }
 // Group returns the key exchange in use, 0 while none is agreed.
 func (c *Conn) Group() tls.CurveID { return c.group }
 
+// PeerSignature returns the scheme that the peer signed the handshake with, 0
+// if it didn't or the handshake isn't complete.
+func (c *Conn) PeerSignature() tls.SignatureScheme {
+	if c.peer == nil {
+		return 0
+	}
+	return c.peer.chain.scheme
+}
+
 // Suite returns the cipher suite in use, nil while none is agreed.
 func (c *Conn) Suite() *record.Suite { return c.suite }
 

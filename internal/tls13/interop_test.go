@@ -174,10 +174,23 @@ func TestGroupsAndCertificates(t *testing.T) {
 					if c.Group() != g.id {
 						t.Errorf("group %v, want %v", c.Group(), g.id)
 					}
+					want := tls.SignatureScheme(0)
+					if c.isClient {
+						want = signedWith[kind]
+					}
+					if got := c.PeerSignature(); got != want {
+						t.Errorf("peer signed with %v, want %v", got, want)
+					}
 				})
 			})
 		}
 	}
+}
+
+// signedWith is what a peer with each kind of certificate signs with.
+var signedWith = map[string]tls.SignatureScheme{
+	"P-256": tls.ECDSAWithP256AndSHA256, "P-384": tls.ECDSAWithP384AndSHA384, "P-521": tls.ECDSAWithP521AndSHA512,
+	"Ed25519": tls.Ed25519, "RSA-2048": tls.PSSWithSHA256,
 }
 
 // withSuite makes id the only suite of ours while the test runs.

@@ -140,6 +140,14 @@ func TestClientRefusesCertificate(t *testing.T) {
 				c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 			}).Certificate[0]
 		})},
+		{"for key agreement only", AlertBadCertificate, false, with(func(m *certificate) {
+			m.entries[0].der = authority().issue(testKeys()["P-256"], func(c *x509.Certificate) {
+				c.KeyUsage = x509.KeyUsageKeyAgreement
+			}).Certificate[0]
+		})},
+		{"without a key usage", 0, true, with(func(m *certificate) {
+			m.entries[0].der = authority().issue(testKeys()["P-256"], func(c *x509.Certificate) { c.KeyUsage = 0 }).Certificate[0]
+		})},
 		{"RSA key without end", AlertBadCertificate, false, withKey(&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), maxRSABits), E: 65537})},
 		{"key that can't sign", AlertUnsupportedCertificate, false, with(func(m *certificate) {
 			// Ed25519's OID becomes X25519's.

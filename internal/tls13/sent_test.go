@@ -149,6 +149,22 @@ func TestServerHelloAsSent(t *testing.T) {
 	}
 }
 
+// TestServerSendsChangeCipherSpec: it follows the ServerHello, whether or not
+// the client seems to be in compatibility mode.
+func TestServerSendsChangeCipherSpec(t *testing.T) {
+	for _, sessionID := range [][]byte{nil, make([]byte, 16), make([]byte, 32)} {
+		p := puppetClient(t, extensionOff)
+		p.hello.sessionID = sessionID
+		p.clientHello()
+		out := p.engine.Output()
+		if h := record.ParseHeader(out); h.Type != record.Handshake {
+			t.Fatalf("session id of %d bytes: first record of type %d", len(sessionID), h.Type)
+		} else if out = out[record.HeaderLen+h.Len:]; !bytes.HasPrefix(out, []byte{20, 3, 3, 0, 1, 1}) {
+			t.Errorf("session id of %d bytes: %x behind the ServerHello", len(sessionID), out[:6])
+		}
+	}
+}
+
 // TestFailedHandshakeForgets: a handshake that fails leaves no secrets behind.
 func TestFailedHandshakeForgets(t *testing.T) {
 	p := puppetClient(t, extensionOff)

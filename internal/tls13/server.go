@@ -174,15 +174,13 @@ func (h *serverHandshake) serverHello(random []byte, share extension) *serverHel
 	}
 }
 
-// changeCipherSpec follows our first message, for middleboxes, if the client
-// plays along (section 5, D.4).
+// changeCipherSpec follows our first message, for middleboxes (D.4), even if
+// the client doesn't play along: every client drops it (section 5).
 func (h *serverHandshake) changeCipherSpec() error {
 	if err := h.c.flush(); err != nil {
 		return err
 	}
-	if len(h.hello.sessionID) > 0 {
-		h.c.appendChangeCipherSpec()
-	}
+	h.c.appendChangeCipherSpec()
 	return nil
 }
 
