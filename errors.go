@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/go-tcpls/tcpls/internal/tls13"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
@@ -13,6 +14,9 @@ var (
 	// ErrNotTCPLS: the peer speaks TLS but not TCPLS, and the call needs it,
 	// or Config.Fallback refuses such peers.
 	ErrNotTCPLS = errors.New("tcpls: peer doesn't speak TCPLS")
+	// ErrNotTLS: what answers there isn't TLS at all. Errors that match it say
+	// what it looks like, as plain HTTP.
+	ErrNotTLS = tls13.ErrNotTLS
 	// ErrSessionClosed: this end has closed the session. It is net.ErrClosed too.
 	ErrSessionClosed error = &closedError{"tcpls: session closed"}
 	// ErrStreamClosed: this end has closed the stream, or the half of it that

@@ -160,6 +160,8 @@ func reachHint(err error) string {
 		silence *silenceError
 		timeout net.Error
 		alert   tls.AlertError
+		header  tls.RecordHeaderError
+		path    *tcpls.PathError
 	)
 	switch {
 	case errors.As(err, &dns):
@@ -172,8 +174,13 @@ func reachHint(err error) string {
 		return "wait longer with --timeout; get goes on where it stopped"
 	case errors.Is(err, tcpls.ErrHandshakeTimeout):
 		return "something accepts connections there but doesn't speak TLS, or a firewall swallows it; --timeout waits longer"
-	case errors.Is(err, tcpls.ErrTruncated):
-		return "the connection was cut; get goes on where it stopped"
+	case errors.Is(err, tcpls.ErrNotTLS), errors.As(err, &header):
+		return "that port doesn't speak TLS: the port of the same server that does is another one, often 443"
+	case errors.Is(err, tcpls.ErrTruncated), errors.Is(err, tcpls.ErrKeepAliveTimeout),
+		errors.Is(err, syscall.ECONNRESET) && errors.As(err, &path):
+		return "the connection was cut; get and put go on where they stopped"
+	case errors.Is(err, syscall.ECONNRESET):
+		return "what answers there, or a firewall on the way, doesn't want this connection: is the port right, or the server full?"
 	case errors.As(err, &alert):
 		return "the server refused the handshake; 'tcpls check' says more"
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -187,6 +194,8 @@ func statusHint(e *statusError) string {
 	switch {
 	case e.text == noUploads:
 		return "uploads need serve --allow-put"
+	case e.text == nameHidden:
+		return "serve takes such names with --hidden"
 	case e.text == nameTaken:
 		return "serve replaces files only with --allow-overwrite"
 	case e.code == http.StatusNotFound:

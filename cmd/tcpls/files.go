@@ -33,14 +33,21 @@ type fileServer struct {
 // ServeHTTP answers one request and reports it in a line.
 func (s *fileServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	count := &counter{ResponseWriter: w}
+	count := &counter{ResponseWriter: w, head: r.Method == http.MethodHead}
+	body := &bodyCounter{ReadCloser: r.Body}
+	r.Body = body
 	defer func() {
 		s.say("%s  %s %q  %d  %v in %s%s", r.RemoteAddr, r.Method, r.URL.Path, cmp.Or(count.status, http.StatusOK),
-			size(count.n+received(r)), brief(time.Since(started)), over(r))
+			size(count.n+body.n), brief(time.Since(started)), over(r))
 	}()
 	w.Header().Set("Server", "tcpls")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	name, err := s.name(r.URL.Path)
+	if err != nil && r.Method == http.MethodPut {
+		refused := s.refuseName(r.URL.Path)
+		http.Error(count, refused.text, refused.status)
+		return
+	}
 	if err != nil {
 		http.Error(count, err.Error(), http.StatusNotFound)
 		return
@@ -174,17 +181,23 @@ func over(r *http.Request) string {
 	return "  plain TLS"
 }
 
-// received is how many bytes an upload brought at most.
-func received(r *http.Request) int64 {
-	if r.Method == http.MethodPut {
-		return max(0, r.ContentLength)
-	}
-	return 0
+// A bodyCounter counts the bytes of an upload that have come, whatever was
+// announced.
+type bodyCounter struct {
+	io.ReadCloser
+	n int64
+}
+
+func (b *bodyCounter) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	return n, err
 }
 
 // A counter notes what a handler answered.
 type counter struct {
 	http.ResponseWriter
+	head   bool // net/http drops the body
 	status int
 	n      int64
 }
@@ -196,7 +209,9 @@ func (c *counter) WriteHeader(status int) {
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p)
-	c.n += int64(n)
+	if !c.head {
+		c.n += int64(n)
+	}
 	return n, err
 }
 

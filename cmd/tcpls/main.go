@@ -126,7 +126,26 @@ func (t *tool) command() *cobra.Command {
 	})
 	root.AddCommand(t.serveCommand(), t.getCommand(), t.putCommand(), t.ncCommand(),
 		t.checkCommand(), t.demoCommand(), t.versionCommand())
+	refuseOtherShells(root)
 	return root
+}
+
+// refuseOtherShells makes an error of what cobra answers with a page of help.
+func refuseOtherShells(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(_ *cobra.Command, args []string) error {
+			const shells = "there are scripts for bash, zsh, fish and powershell"
+			if len(args) == 0 {
+				return &usageError{"the name of a shell is needed", shells}
+			}
+			return &usageError{fmt.Sprintf("there is no completion script for %q", args[0]), shells}
+		}
+	}
 }
 
 // open prepares what the global flags ask for.

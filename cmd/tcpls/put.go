@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -75,6 +76,10 @@ func (t *tool) put(ctx context.Context, f *putFlags, args []string) error {
 func planSends(files []string, base target) ([]*send, error) {
 	if len(files) > 1 && !base.isFolder() {
 		return nil, &usageError{"several files need the URL of a folder, with a slash at its end", ""}
+	}
+	if slices.Contains(files, "-") {
+		return nil, &usageError{"put doesn't read standard input: the size and the hash of a file go first",
+			"save it to a file, or send it with 'tcpls nc'; a file of that name is ./-"}
 	}
 	taken := make(map[string]string)
 	var sends []*send

@@ -127,6 +127,14 @@ func (t *tool) openFiles(f *serveFlags, args []string) (*fileServer, error) {
 	if err != nil {
 		return nil, &localError{err}
 	}
+	if only != "" { // else only a client would find out
+		f, err := root.Open(only)
+		if err != nil {
+			root.Close()
+			return nil, &localError{err}
+		}
+		f.Close()
+	}
 	files := &fileServer{
 		root: root, only: only, hidden: f.hidden || only != "", sums: newDigests(), logger: t.logger, say: t.say,
 	}

@@ -126,8 +126,8 @@ func cmdServer(ts *testscript.TestScript, _ bool, args []string) {
 	case "closed":
 		ln.Close()
 		return
-	case "silent", "chatter":
-		go s.talk(ln, kind == "chatter")
+	case "silent", "chatter", "http", "reset":
+		go s.talk(ln, kind)
 		return
 	}
 	k, ok := kinds[kind]
@@ -151,7 +151,7 @@ func cmdServer(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // talk accepts connections that aren't TLS.
-func (s *testServer) talk(ln net.Listener, chatter bool) {
+func (s *testServer) talk(ln net.Listener, kind string) {
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
@@ -159,8 +159,15 @@ func (s *testServer) talk(ln net.Listener, chatter bool) {
 		}
 		go func() {
 			defer conn.Close()
-			if chatter {
+			switch kind {
+			case "chatter":
 				io.WriteString(conn, "220 mail.example ready\r\n")
+			case "http":
+				io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			case "reset":
+				conn.Read(make([]byte, 1))
+				conn.(*net.TCPConn).SetLinger(0)
+				return
 			}
 			<-s.end
 		}()

@@ -118,6 +118,22 @@ func (s *fileServer) receive(control *http.ResponseController, r *http.Request, 
 	return !exists, err
 }
 
+// refuseName tells an uploader why a path isn't one that can be stored at.
+func (s *fileServer) refuseName(p string) *uploadError {
+	if s.put == nil {
+		return &uploadError{http.StatusForbidden, noUploads}
+	}
+	for element := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
+		switch err := checkName(element); {
+		case err != nil:
+			return &uploadError{http.StatusBadRequest, err.Error()}
+		case !s.hidden && strings.HasPrefix(element, "."):
+			return &uploadError{http.StatusForbidden, nameHidden}
+		}
+	}
+	return &uploadError{http.StatusForbidden, "that name is kept for uploads that aren't complete"}
+}
+
 // uploadStart returns where the body of a PUT begins in the file.
 func uploadStart(r *http.Request) (int64, error) {
 	text := r.Header.Get("Content-Range")
@@ -150,8 +166,9 @@ func (s *fileServer) mayStore(name string) (exists bool, err error) {
 
 // Words by which the client knows what to advise.
 const (
-	noUploads = "this server takes no uploads"
-	nameTaken = "a file has that name already, and this server doesn't replace files"
+	noUploads  = "this server takes no uploads"
+	nameHidden = "this server takes no names that begin with a dot"
+	nameTaken  = "a file has that name already, and this server doesn't replace files"
 )
 
 var errExists = &uploadError{http.StatusConflict, nameTaken}

@@ -68,8 +68,13 @@ func TestUpload(t *testing.T) {
 		{"no such folder", false, "/none/new", []string{reprDigest, sum}, 409, ""},
 		{"no digest", false, "/new", nil, 400, ""},
 		{"wrong digest", false, "/new", []string{reprDigest, sumOf("other").field()}, 422, ""},
-		{"hidden", false, "/.ssh", []string{reprDigest, sum}, 404, ""},
-		{"part of another", false, "/x.0123456789abcdef.part", []string{reprDigest, sum}, 404, ""},
+		{"hidden", false, "/.ssh", []string{reprDigest, sum}, 403, ""},
+		{"in a hidden folder", false, "/.ssh/key", []string{reprDigest, sum}, 403, ""},
+		{"out of the folder", false, "/sub/../../new", []string{reprDigest, sum}, 400, ""},
+		{"an empty element", false, "/sub//new", []string{reprDigest, sum}, 400, ""},
+		{"control characters", false, "/a%07b", []string{reprDigest, sum}, 400, ""},
+		{"too long a name", false, "/" + strings.Repeat("x", maxName+1), []string{reprDigest, sum}, 400, ""},
+		{"part of another", false, "/x.0123456789abcdef.part", []string{reprDigest, sum}, 403, ""},
 		{"range without a part", false, "/new", []string{reprDigest, sum, "Content-Range", "bytes 5-15/16"}, 409, ""},
 		{"range short of the end", false, "/new", []string{reprDigest, sum, "Content-Range", "bytes 0-10/20"}, 400, ""},
 		{"range of another length", false, "/new", []string{reprDigest, sum, "Content-Range", "bytes 0-19/20"}, 400, ""},
@@ -138,15 +143,17 @@ func TestUploadResumes(t *testing.T) {
 		t.Errorf("offset %q before the upload", got)
 	}
 	cutTest(t, server, "/big", content, 700_000)
-	for line := range reported {
-		if strings.Contains(line, "PUT") {
-			break // the server is done with the cut upload
-		}
+	var line string
+	for !strings.Contains(line, "PUT") { // then the server is done with the cut upload
+		line = <-reported
 	}
 	part := partName("big", sumOf(content).String())
 	var offset int
 	if _, err := fmt.Sscan(offsetOf(), &offset); err != nil || offset == 0 || offset > 700_000 {
 		t.Fatalf("offset %d after the cut, %v", offset, err)
+	}
+	if !strings.Contains(line, size(offset).String()+" in") {
+		t.Errorf("%q doesn't tell the %v that came", line, size(offset))
 	}
 	if _, err := files.root.Stat("big"); err == nil {
 		t.Fatal("half a file has the name of the whole")

@@ -85,6 +85,10 @@ func (a Alert) String() string {
 // then try again with crypto/tls.
 var ErrVersion = errors.New("peer doesn't speak TLS 1.3")
 
+// ErrNotTLS matches, by errors.Is, the error that says that the peer's first
+// bytes are something else's.
+var ErrNotTLS = errors.New("peer doesn't speak TLS")
+
 // An Error is a rule that this end found broken, mostly by the peer. It ends
 // the connection with its Alert.
 type Error struct {
@@ -99,7 +103,7 @@ func (e *Error) Error() string {
 	switch {
 	case text == "" && e.cause != nil:
 		text = e.cause.Error()
-	case e.cause != nil && e.cause != ErrVersion:
+	case e.cause != nil && e.cause != ErrVersion && e.cause != ErrNotTLS:
 		text += ": " + e.cause.Error()
 	}
 	return fmt.Sprintf("tls13: %s (%v)", text, e.Alert)

@@ -175,5 +175,5 @@ func foreignBytes(p []byte) error {
 	if p[0]&0x80 != 0 && p[2] == 1 {
 		return because(AlertProtocolVersion, ErrVersion, "peer's first bytes are an SSL 2.0 hello, not TLS")
 	}
-	return broken(AlertUnexpectedMessage, "peer's first bytes are %s, not TLS", what)
+	return because(AlertUnexpectedMessage, ErrNotTLS, "peer's first bytes are %s, not TLS", what)
 }
