@@ -42,7 +42,7 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer bool
 		engineConfig.Offer = wire.AppendOffer(nil)
 		engineConfig.Accept = func(answer []byte) (err error) {
 			h.peer, err = wire.ParseAnswer(answer)
-			return err
+			return extensionError(err)
 		}
 	}
 	engine, err := tls13.NewClient(engineConfig)
@@ -65,7 +65,7 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType,
 		Answer: func(offer []byte) ([]byte, error) {
 			if ours, err := wire.ParseOffer(offer); err != nil || !ours {
-				return nil, err
+				return nil, extensionError(err)
 			}
 			return wire.AppendAnswer(nil, cfg.parameters()), nil
 		},
@@ -75,6 +75,35 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 	}
 	h.engine = engine
 	return h, h.run(ctx, cfg, cfg.HandshakeTimeout, read)
+}
+
+// extensionError gives what an Offer or Answer has wrong its alert: what can't
+// be read is decode_error, and a version that wasn't offered what the engine
+// says by itself, illegal_parameter (protocol 2.2).
+func extensionError(err error) error {
+	var malformed *wire.Error
+	if errors.As(err, &malformed) && malformed.Rule != "2.2" {
+		return tls13.AlertDecodeError.Because(err)
+	}
+	return err
+}
+
+// refuseHello answers bytes that are no ClientHello, for the reason err, by the
+// alert that the engine finds due for them.
+func refuseHello(conn net.Conn, cfg *Config, read []byte, err error) error {
+	var broken *tls13.Error
+	if !errors.As(err, &broken) {
+		return err // of the connection
+	}
+	engine, cfgErr := tls13.NewServer(&tls13.Config{TLS: cfg.TLS})
+	if cfgErr != nil {
+		return err
+	}
+	if _, found := engine.Feed(read); found != nil {
+		err = found
+	}
+	h := &handshake{engine: engine, conn: conn}
+	return h.failed(err)
 }
 
 // run drives the engine until the handshake is complete. One deadline stands
@@ -89,7 +118,7 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 	}
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = context.Cause(ctx)
+			return context.Cause(ctx) // not the peer's fault, and out of time for an alert
 		}
 		return h.failed(err)
 	}
@@ -192,7 +221,7 @@ func (h *handshake) failed(err error) error {
 func isTransport(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled)
+		errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // linger ends our side of conn and reads what the peer still sends, within

@@ -42,10 +42,10 @@ func serve(ctx context.Context, conn net.Conn, cfg *Config) (_ *Session, err err
 	}
 	hello, read, err := readHello(ctx, conn, cfg.HandshakeTimeout)
 	if err != nil {
-		return nil, err
+		return nil, refuseHello(conn, cfg, read, err)
 	}
-	offer, _ := hello.Extension(wire.ExtensionType)
-	if ours, _ := wire.ParseOffer(offer); !ours {
+	offer, offered := hello.Extension(wire.ExtensionType)
+	if ours, err := wire.ParseOffer(offer); !offered || err == nil && !ours { // the engine refuses a malformed one
 		return servePlain(ctx, conn, cfg, read)
 	}
 	h, err := serverHandshake(ctx, conn, cfg, read)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/tls13"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
@@ -281,7 +282,7 @@ func (p *path) tryControl(rec []byte) (done bool, err error) {
 	}
 	r.next, r.nextCtl = nil, true
 	if t != wire.TypeFrames {
-		return true, violation(wire.CodeProtocol, "record of type %d in the control context", t)
+		return true, misplaced(t, "the control context")
 	}
 	bytes, frames, err := wire.SplitTrailer(content)
 	if err != nil {
@@ -319,7 +320,7 @@ func (p *path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 			return true, err
 		}
 	default:
-		return true, violation(wire.CodeProtocol, "record of type %d in a stream's context", t)
+		return true, misplaced(t, "a stream's context")
 	}
 	if len(content) == 0 && !r.budget.spend(p) {
 		return true, errBudget
@@ -359,6 +360,9 @@ func (p *path) ownRecord(content []byte, t record.Type) error {
 	if !p.in.budget.spend(p) {
 		return errBudget
 	}
+	if t != record.Handshake && p.sess.engine.MidMessage() {
+		return &protocolError{alert: alertUnexpectedMessage, err: errors.New("another record within a TLS message")}
+	}
 	switch t {
 	case wire.TypeFrames:
 		bytes, frames, err := wire.SplitTrailer(content)
@@ -386,7 +390,7 @@ func (p *path) ownRecord(content []byte, t record.Type) error {
 		}
 		return nil
 	}
-	return violation(wire.CodeProtocol, "record of type %d in a path's context", t)
+	return misplaced(t, "a path's context")
 }
 
 // ownFrame acts on a frame of the path's own context (protocol 5).
@@ -441,19 +445,29 @@ func (p *path) attachFrame(f *wire.Frame) error {
 	return nil
 }
 
+// misplaced tells a type that TCPLS has no place for here (protocol 4.1) from
+// one that nobody may send (RFC 8446, section 5).
+func misplaced(t record.Type, where string) error {
+	switch t {
+	case record.Alert, record.Handshake, record.ApplicationData, wire.TypeFrames, wire.TypeOption:
+		return violation(wire.CodeProtocol, "record of type %d in %s", t, where)
+	}
+	return &protocolError{alert: alertUnexpectedMessage, err: fmt.Errorf("record of unknown type %d in %s", t, where)}
+}
+
 // alert acts on a TLS alert (RFC 8446, section 6).
 func (p *path) alert(content []byte) error {
-	if len(content) != 2 {
-		return &protocolError{alert: alertDecodeError, err: errors.New("alert that isn't two bytes long")}
-	}
-	switch content[1] {
-	case alertCloseNotify:
+	alert, err := tls13.ParseAlert(content)
+	switch {
+	case err != nil:
+		return engineError(err)
+	case alert == tls13.AlertCloseNotify:
 		p.in.closed = true
 		return io.EOF
-	case alertUserCanceled:
+	case alert == tls13.AlertUserCanceled:
 		return nil
 	}
-	return remoteAlert(content[1])
+	return &tls13.AlertError{Alert: alert}
 }
 
 // settleStream passes on what the records of one stream have brought.

@@ -50,8 +50,6 @@ const (
 	alertUnexpectedMessage = 10
 	alertBadRecordMAC      = 20
 	alertRecordOverflow    = 22
-	alertDecodeError       = 50
-	alertUserCanceled      = 90
 
 	levelWarning, levelFatal = 1, 2
 )
@@ -81,10 +79,6 @@ func engineError(err error) error {
 		alert = byte(e.Alert)
 	}
 	return &protocolError{alert, err}
-}
-
-func remoteAlert(description byte) error {
-	return &tls13.AlertError{Alert: tls13.Alert(description)}
 }
 
 // ended reports whether the session has ended.

@@ -251,7 +251,17 @@ func TestTLSViolations(t *testing.T) {
 		{name: "ChangeCipherSpec after the handshake", do: func(p *testPeer) { p.writeRaw([]byte{20, 3, 3, 0, 1, 1}) }, alert: alertUnexpectedMessage},
 		{name: "TLS's own KeyUpdate", do: func(p *testPeer) { p.write(p.own, []byte{24, 0, 0, 1, 0}, record.Handshake) }, alert: alertUnexpectedMessage},
 		{name: "a ClientHello in the session", do: func(p *testPeer) { p.write(p.own, []byte{1, 0, 0, 1, 0}, record.Handshake) }, alert: alertUnexpectedMessage},
-		{name: "an alert of one byte", do: func(p *testPeer) { p.write(p.own, []byte{1}, record.Alert) }, alert: alertDecodeError},
+		{name: "an alert of one byte", do: func(p *testPeer) { p.write(p.own, []byte{1}, record.Alert) }, alert: byte(tls13.AlertDecodeError)},
+		{name: "two alerts in a record", do: func(p *testPeer) { p.write(p.own, []byte{1, 90, 1, 90}, record.Alert) }, alert: byte(tls13.AlertDecodeError)},
+		{name: "an alert of a bad level", do: func(p *testPeer) { p.write(p.own, []byte{3, 40}, record.Alert) }, alert: byte(tls13.AlertIllegalParameter)},
+		{name: "an empty Alert record", do: func(p *testPeer) { p.write(p.own, nil, record.Alert) }, alert: alertUnexpectedMessage},
+		{name: "an empty Handshake record", do: func(p *testPeer) { p.write(p.own, nil, record.Handshake) }, alert: alertUnexpectedMessage},
+		{name: "a ticket to a server", do: func(p *testPeer) { p.write(p.own, []byte{4, 0, 0, 0}, record.Handshake) }, alert: alertUnexpectedMessage},
+		{name: "EndOfEarlyData in the session", do: func(p *testPeer) { p.write(p.own, []byte{5, 0, 0, 0}, record.Handshake) }, alert: alertUnexpectedMessage},
+		{name: "close_notify in the clear", do: func(p *testPeer) { p.writeRaw([]byte{21, 3, 3, 0, 2, 1, 0}) }, alert: alertUnexpectedMessage},
+		{name: "an alert in the clear", do: func(p *testPeer) { p.writeRaw([]byte{21, 3, 3, 0, 2, 2, 40}) }, alert: alertUnexpectedMessage},
+		{name: "an unknown inner type", do: func(p *testPeer) { p.write(p.streams[1], []byte("x"), 99) }, alert: alertUnexpectedMessage},
+		{name: "ChangeCipherSpec inside a record", do: func(p *testPeer) { p.write(p.own, []byte{1}, record.ChangeCipherSpec) }, alert: alertUnexpectedMessage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -288,7 +298,7 @@ func TestRecordWithoutType(t *testing.T) {
 func TestPeerAlert(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newTestPeer(t, true, nil)
-		p.write(p.own, []byte{levelWarning, alertUserCanceled}, record.Alert)
+		p.write(p.own, []byte{levelWarning, byte(tls13.AlertUserCanceled)}, record.Alert)
 		p.wantIdle("user_canceled says nothing by itself")
 		p.write(p.own, []byte{levelFatal, 80}, record.Alert)
 		<-p.sess.Context().Done()

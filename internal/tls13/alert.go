@@ -125,6 +125,29 @@ func (e *AlertError) Is(target error) bool {
 	return target == ErrVersion && e.Alert == AlertProtocolVersion
 }
 
+// Because makes an Error of a rule that the caller found broken.
+func (a Alert) Because(err error) *Error { return &Error{Alert: a, cause: err} }
+
+const (
+	levelWarning = 1
+	levelFatal   = 2
+)
+
+// ParseAlert reads the content of an Alert record, which is one alert and no
+// more. Its level must be one that exists, and means nothing otherwise
+// (section 6). An error is an *Error.
+func ParseAlert(content []byte) (Alert, error) {
+	switch {
+	case len(content) == 0:
+		return 0, broken(AlertUnexpectedMessage, "peer sends an empty Alert record")
+	case len(content) != 2:
+		return 0, broken(AlertDecodeError, "peer sends an Alert record of %d bytes", len(content))
+	case content[0] != levelWarning && content[0] != levelFatal:
+		return 0, broken(AlertIllegalParameter, "peer sends an alert of level %d", content[0])
+	}
+	return Alert(content[1]), nil
+}
+
 // broken describes a rule that the peer broke.
 func broken(a Alert, format string, args ...any) *Error {
 	return &Error{Alert: a, text: fmt.Sprintf(format, args...)}

@@ -183,15 +183,10 @@ func (c *Conn) countIdle() error {
 // unprotected where records are protected: an end that failed early may have
 // had no keys, so during the handshake its fatal alert is believed.
 func (c *Conn) alert(content []byte, clear bool) error {
-	switch {
-	case len(content) == 0:
-		return broken(AlertUnexpectedMessage, "peer sends an empty Alert record")
-	case len(content) != 2:
-		return broken(AlertDecodeError, "peer sends an Alert record of %d bytes", len(content))
-	case content[0] != levelWarning && content[0] != levelFatal:
-		return broken(AlertIllegalParameter, "peer sends an alert of level %d", content[0])
+	a, err := ParseAlert(content)
+	if err != nil {
+		return err
 	}
-	a := Alert(content[1])
 	if a == AlertUserCanceled && !clear {
 		if c.cancels++; c.cancels > maxCancels {
 			return broken(AlertUnexpectedMessage, "peer sends more than %d user_canceled alerts", maxCancels)
@@ -204,11 +199,6 @@ func (c *Conn) alert(content []byte, clear bool) error {
 	// Whatever its level, any other alert is an end (section 6.2).
 	return &AlertError{a}
 }
-
-const (
-	levelWarning = 1
-	levelFatal   = 2
-)
 
 // addHandshake takes the content of a Handshake record and runs the messages
 // that are complete.

@@ -56,6 +56,10 @@ func (c *Conn) PostHandshake(content []byte) error {
 	return nil
 }
 
+// MidMessage tells whether the last PostHandshake ended within a message: then
+// the next record of context 0 must bring more of it (section 5.1).
+func (c *Conn) MidMessage() bool { return len(c.hand) > 0 }
+
 func (c *Conn) takenHandshake(content []byte) error {
 	switch {
 	case len(content) == 0:

@@ -64,15 +64,21 @@ func SniffHello(p []byte) (h *Hello, n int, err error) {
 				return nil, 0, err
 			}
 		}
-		if head.Type != record.Handshake || head.Len == 0 || head.Len > record.MaxPlaintext {
+		if head.Len > record.MaxPlaintext {
+			return nil, 0, broken(AlertRecordOverflow, "client begins with a record of %d bytes", head.Len)
+		}
+		if head.Type != record.Handshake || head.Len == 0 {
 			return nil, 0, broken(AlertUnexpectedMessage, "client doesn't begin with a handshake record")
 		}
 		end := n + record.HeaderLen + head.Len
 		hello = append(hello, p[n+record.HeaderLen:min(end, len(p))]...)
 		if len(hello) >= messageHeadLen {
 			size := int(hello[1])<<16 | int(hello[2])<<8 | int(hello[3])
-			if messageType(hello[0]) != typeClientHello || size > maxMessage {
-				return nil, 0, broken(AlertUnexpectedMessage, "client doesn't begin with a ClientHello of at most %d bytes", maxMessage)
+			if messageType(hello[0]) != typeClientHello {
+				return nil, 0, broken(AlertUnexpectedMessage, "client doesn't begin with a ClientHello")
+			}
+			if size > maxMessage {
+				return nil, 0, broken(AlertIllegalParameter, "client announces a ClientHello of %d bytes, more than %d", size, maxMessage)
 			}
 			need = messageHeadLen + size
 		}

@@ -124,9 +124,9 @@ func TestSniffRefuses(t *testing.T) {
 		{"\x00\x00\x00\x00\x00", "not TLS"},
 		{"\x17\x03\x03\x00\x01x", "handshake record"},
 		{"\x16\x03\x01\x00\x00", "handshake record"},
-		{"\x16\x03\x01\xff\xff", "handshake record"},
+		{"\x16\x03\x01\xff\xff", "a record of 65535 bytes"},
 		{"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "ClientHello"},
-		{"\x16\x03\x01\x00\x04\x01\x01\x00\x01", "ClientHello"},
+		{"\x16\x03\x01\x00\x04\x01\x01\x00\x01", "announces"},
 		{"\x16\x03\x01\x00\x04\x01\x00\x00\x00", "malformed"},
 	} {
 		h, _, err := SniffHello([]byte(test.wire))
@@ -137,6 +137,10 @@ func TestSniffRefuses(t *testing.T) {
 		switch test.want {
 		case "SSL 2.0":
 			want = AlertProtocolVersion
+		case "a record of 65535 bytes":
+			want = AlertRecordOverflow
+		case "announces":
+			want = AlertIllegalParameter
 		case "malformed":
 			want = AlertDecodeError
 		}
