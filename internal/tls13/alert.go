@@ -158,6 +158,15 @@ func because(a Alert, cause error, format string, args ...any) *Error {
 	return &Error{Alert: a, text: fmt.Sprintf(format, args...), cause: cause}
 }
 
+// refusal gives an error that a callback returned its place, and its alert: that
+// of an *Error within it, and else a.
+func refusal(a Alert, err error, format string, args ...any) *Error {
+	if own, ok := errors.AsType[*Error](err); ok {
+		a = own.Alert
+	}
+	return because(a, err, format, args...)
+}
+
 // alertFor is the one place that decides which alert an error sends. None is
 // sent in answer to the peer's own.
 func alertFor(err error) (a Alert, send bool) {

@@ -280,7 +280,7 @@ func (p *peerChain) verifyChain(by policy) (chains [][]*x509.Certificate, err er
 	}
 	if by.custom != nil {
 		if err := by.custom(p.raw, chains); err != nil {
-			return nil, because(AlertBadCertificate, err, "VerifyPeerCertificate refuses the peer's certificate")
+			return nil, refusal(AlertBadCertificate, err, "VerifyPeerCertificate refuses the peer's certificate")
 		}
 	}
 	return chains, nil

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -48,6 +49,16 @@ func TestCallbackErrors(t *testing.T) {
 		{"server's VerifyConnection", func(_, s *Config) {
 			s.TLS.VerifyConnection = func(tls.ConnectionState) error { return errTest }
 		}, true, AlertBadCertificate},
+		{"GetConfigForClient with an alert", func(_, s *Config) {
+			s.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				return nil, fmt.Errorf("%w, and %w", errTest, &Error{Alert: AlertAccessDenied})
+			}
+		}, true, AlertAccessDenied},
+		{"VerifyConnection with an alert", func(c, _ *Config) {
+			c.TLS.VerifyConnection = func(tls.ConnectionState) error {
+				return fmt.Errorf("%w, and %w", errTest, &Error{Alert: AlertCertificateUnknown})
+			}
+		}, false, AlertCertificateUnknown},
 		{"KeyLogWriter", func(_, s *Config) { s.TLS.KeyLogWriter = failingWriter{} }, true, AlertInternalError},
 		{"Answer", func(_, s *Config) { s.Answer = func([]byte) ([]byte, error) { return nil, errTest } }, true, AlertIllegalParameter},
 		{"Answer with an alert", func(_, s *Config) {

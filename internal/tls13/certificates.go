@@ -32,7 +32,7 @@ func clientCertificate(t *tls.Config, info *tls.CertificateRequestInfo) (*tls.Ce
 		cert, err := t.GetClientCertificate(info)
 		switch {
 		case err != nil:
-			return nil, because(AlertInternalError, err, "GetClientCertificate")
+			return nil, refusal(AlertInternalError, err, "GetClientCertificate")
 		case cert == nil:
 			return nil, broken(AlertInternalError, "GetClientCertificate returned neither a certificate nor an error")
 		}
@@ -53,7 +53,7 @@ func serverCertificate(t *tls.Config, info *tls.ClientHelloInfo, certSchemes []t
 	if t.GetCertificate != nil && (len(t.Certificates) == 0 || info.ServerName != "") {
 		cert, err := t.GetCertificate(info)
 		if err != nil {
-			return nil, because(AlertInternalError, err, "GetCertificate")
+			return nil, refusal(AlertInternalError, err, "GetCertificate")
 		}
 		if cert != nil {
 			return cert, nil
@@ -157,7 +157,7 @@ func (c *Conn) verifyConnection() error {
 		return nil
 	}
 	if err := c.tls.VerifyConnection(c.ConnectionState()); err != nil {
-		return because(AlertBadCertificate, err, "VerifyConnection refuses the connection")
+		return refusal(AlertBadCertificate, err, "VerifyConnection refuses the connection")
 	}
 	return nil
 }

@@ -23,6 +23,9 @@ type Config struct {
 	// Since Go 1.26 the packages beneath make keys and signatures from their
 	// own source, whatever Rand is; the same holds for crypto/tls.
 	//
+	// An error that a callback returns ends the handshake, with the alert of an
+	// *Error within it, and else with that of crypto/tls.
+	//
 	// The Context methods of tls.ClientHelloInfo and
 	// tls.CertificateRequestInfo return nil in the callbacks.
 	TLS *tls.Config

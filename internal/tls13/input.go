@@ -120,7 +120,7 @@ func (c *Conn) handshakeRecord(rec []byte) error {
 func (c *Conn) openHandshake(rec []byte) error {
 	c.hand = slices.Grow(c.hand, len(rec))
 	typ, content, err := c.open(c.hand[len(c.hand):], rec)
-	if err == record.ErrAuth && c.input.skipping {
+	if c.input.skipping && (err == record.ErrAuth || err == record.ErrShort) {
 		return c.skipEarly(len(rec) - record.HeaderLen)
 	}
 	if err != nil {

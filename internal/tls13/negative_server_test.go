@@ -241,6 +241,12 @@ func TestEarlyDataIsSkipped(t *testing.T) {
 			early(p, maxEarlyData)
 			finish(p)
 		}},
+		{"too short for a tag", 0, true, func(p *puppet) {
+			hello(p)
+			p.serverFlight()
+			p.plain(record.ApplicationData, make([]byte, 4))
+			p.clientFinished()
+		}},
 		{"beyond the limit", AlertUnexpectedMessage, false, func(p *puppet) {
 			hello(p)
 			p.serverFlight()

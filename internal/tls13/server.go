@@ -98,7 +98,7 @@ func (h *serverHandshake) configForClient() error {
 	}
 	chosen, err := c.tls.GetConfigForClient(h.info())
 	if err != nil {
-		return because(AlertInternalError, err, "GetConfigForClient")
+		return refusal(AlertInternalError, err, "GetConfigForClient")
 	}
 	if chosen == nil {
 		return nil
