@@ -108,11 +108,14 @@ func servePlain(ctx context.Context, conn net.Conn, cfg *Config, read []byte) (*
 		refusePlain(conn)
 		return nil, fmt.Errorf("%w: its ClientHello doesn't offer it", ErrNotTCPLS)
 	}
-	tc := tls.Server(&prefixConn{Conn: conn, prefix: read}, cfg.TLS)
-	if err := tc.HandshakeContext(ctx); err != nil {
+	if err := conn.SetDeadline(time.Time{}); err != nil { // the context alone stands over the rest
 		return nil, err
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
+	tc := tls.Server(&prefixConn{Conn: conn, prefix: read}, cfg.TLS)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, err
 	}
 	return newPlainSession(cfg, tc, tc.ConnectionState(), "client doesn't offer TCPLS", false), nil
