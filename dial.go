@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -117,13 +118,19 @@ func (d *Dialer) config(network, address string) (*Config, error) {
 }
 
 // attempt makes one connection and runs one handshake over it; h is nil if
-// there was no connection.
+// there was no connection. What Fast Open didn't bring about is tried without.
 func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Config, offer bool) (*Session, *handshake, error) {
 	conn, err := d.connection(ctx, network, address, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	return connect(ctx, conn, cfg, offer)
+	s, h, err := connect(ctx, conn, cfg, offer)
+	if err != nil && cfg.FastOpen && h.unconnected(err) {
+		ordinary := *cfg
+		ordinary.FastOpen = false
+		return d.attempt(ctx, network, address, &ordinary, offer)
+	}
+	return s, h, err
 }
 
 func (d *Dialer) connection(ctx context.Context, network, address string, cfg *Config) (net.Conn, error) {
@@ -132,6 +139,9 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 		nd = *d.NetDialer
 	}
 	nd.SetMultipathTCP(false)
+	if cfg.FastOpen {
+		useFastOpen(&nd, cfg.Logger)
+	}
 	conn, err := nd.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -141,6 +151,37 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 		return nil, err
 	}
 	return conn, nil
+}
+
+// useFastOpen makes nd's sockets defer their connecting to the first write,
+// after what the application does with them. Where that can't be had they
+// connect as always.
+func useFastOpen(nd *net.Dialer, log *slog.Logger) {
+	before, plain := nd.ControlContext, nd.Control
+	nd.ControlContext = func(ctx context.Context, network, address string, c syscall.RawConn) error {
+		var err error
+		switch { // as net.Dialer chooses between them
+		case before != nil:
+			err = before(ctx, network, address, c)
+		case plain != nil:
+			err = plain(network, address, c)
+		}
+		if err != nil {
+			return err
+		}
+		if err := osnet.SetFastOpenConnect(c); err != nil {
+			log.Debug("no TCP Fast Open", "address", address, "error", err)
+		}
+		return nil
+	}
+}
+
+// unconnected reports whether err may be that of a connection that Fast Open
+// deferred: with an ordinary one, dialing would have failed, or tried another
+// address.
+func (h *handshake) unconnected(err error) bool {
+	return !h.heard && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EINPROGRESS))
 }
 
 // prepareSocket applies the configuration to a new connection.

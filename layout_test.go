@@ -23,6 +23,7 @@ const module = "github.com/go-tcpls/tcpls"
 // What isn't listed is forbidden, so that dependencies go one way.
 var mayImport = map[string][]string{
 	"internal/memnet": {},
+	"internal/netns":  {},
 	"internal/osnet":  {},
 	"internal/record": {},
 	"internal/wire":   {},
@@ -67,6 +68,7 @@ var readsClock = map[string]string{
 	"dial.go":                  "what a Dialer knows of an address grows old",
 	"flow.go":                  "a window grows by how fast it is used up, and asks only when credit is due",
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",
+	"internal/netns/":          "a test's deadline is passed on to its process",
 	"internal/memnet/":         "a link's rate and delay are made of time",
 }
 

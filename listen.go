@@ -87,11 +87,20 @@ func Listen(network, address string, cfg *Config) (*Listener, error) {
 	default:
 		return nil, fmt.Errorf("tcpls: network %q is not TCP", network)
 	}
-	if _, err := cfg.withDefaults(); err != nil {
+	full, err := cfg.withDefaults()
+	if err != nil {
 		return nil, err
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
+	if full.FastOpen {
+		lc.Control = func(_, address string, c syscall.RawConn) error {
+			if err := osnet.SetFastOpenQueue(c, full.MaxPending); err != nil {
+				full.Logger.Debug("no TCP Fast Open", "address", address, "error", err)
+			}
+			return nil
+		}
+	}
 	inner, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, err

@@ -55,4 +55,6 @@ type Info struct {
 	SinceSent     time.Duration // since data was sent
 	SinceReceived time.Duration // since data was received
 	SinceAck      time.Duration // since an acknowledgement was received
+
+	SYNData bool // data in the SYN was acknowledged, or came in it
 }

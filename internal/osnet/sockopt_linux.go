@@ -51,6 +51,34 @@ func SetUserTimeout(rc syscall.RawConn, d time.Duration) error {
 	})
 }
 
+// SetFastOpenConnect makes connecting with a socket that isn't connected use
+// TCP Fast Open (RFC 7413): it succeeds at once where a cookie of the peer's
+// address is known, and the first write travels in the SYN, as far as one
+// segment holds it. What is wrong with the peer then shows at the first write
+// or read. Without a cookie the connection is an ordinary one that asks for it.
+// The error is an [*UnsupportedError] where net.ipv4.tcp_fastopen lacks the
+// bit 1; the socket can be used all the same.
+func SetFastOpenConnect(rc syscall.RawConn) error {
+	err := control(rc, "TCP_FASTOPEN_CONNECT", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
+	})
+	var unsupported *UnsupportedError
+	if errors.As(err, &unsupported) {
+		unsupported.Needs += " and the bit 1 of net.ipv4.tcp_fastopen"
+	}
+	return err
+}
+
+// SetFastOpenQueue makes a listener take data in the SYN, of at most n
+// connections that aren't complete at once; others are ordinary ones, as all
+// are where net.ipv4.tcp_fastopen lacks the bit 2. The network may deliver a
+// SYN twice, and so what is in it.
+func SetFastOpenQueue(rc syscall.RawConn, n int) error {
+	return control(rc, "TCP_FASTOPEN", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN, n)
+	})
+}
+
 // IsMPTCP tells whether the connection is Multipath TCP, on which most TCP
 // options fail. Listeners of package net accept it unless told not to.
 func IsMPTCP(rc syscall.RawConn) (bool, error) {
@@ -90,12 +118,16 @@ func TCPInfo(rc syscall.RawConn) (Info, error) {
 		SinceSent:     time.Duration(t.Last_data_sent) * ms,
 		SinceReceived: time.Duration(t.Last_data_recv) * ms,
 		SinceAck:      time.Duration(t.Last_ack_recv) * ms,
+		SYNData:       t.Options&optSYNData != 0,
 	}
 	if t.Min_rtt == math.MaxUint32 { // not measured yet
 		info.MinRTT = 0
 	}
 	return info, nil
 }
+
+// optSYNData is TCPI_OPT_SYN_DATA of linux/tcp.h.
+const optSYNData = 32
 
 // control runs a socket option's system call.
 func control(rc syscall.RawConn, option string, f func(fd int) error) error {

@@ -24,6 +24,16 @@ func SetUserTimeout(syscall.RawConn, time.Duration) error {
 	return &UnsupportedError{Feature: "TCP_USER_TIMEOUT", Needs: needsLinux}
 }
 
+// SetFastOpenConnect makes connecting use TCP Fast Open.
+func SetFastOpenConnect(syscall.RawConn) error {
+	return &UnsupportedError{Feature: "TCP_FASTOPEN_CONNECT", Needs: needsLinux}
+}
+
+// SetFastOpenQueue makes a listener take data in the SYN.
+func SetFastOpenQueue(syscall.RawConn, int) error {
+	return &UnsupportedError{Feature: "TCP_FASTOPEN", Needs: needsLinux}
+}
+
 // IsMPTCP tells whether the connection is Multipath TCP. Package net makes
 // such connections on Linux only.
 func IsMPTCP(syscall.RawConn) (bool, error) { return false, nil }

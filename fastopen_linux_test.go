@@ -1,0 +1,107 @@
+package tcpls
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+
+	"github.com/go-tcpls/tcpls/internal/netns"
+	"github.com/go-tcpls/tcpls/internal/osnet"
+)
+
+// fastOpenSession opens a session, uses it, and tells whether data in the SYN
+// reached the server.
+func fastOpenSession(t *testing.T, d *Dialer, l *Listener) (inSYN bool) {
+	t.Helper()
+	c, err := d.Dial(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := l.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, accepted := openStream(t, c, s)
+	mustWrite(t, opened, []byte("hello"))
+	wantRead(t, "a stream", accepted, []byte("hello"))
+	infos := make([]osnet.Info, 2)
+	for i, p := range []*path{c.path, s.path} {
+		if infos[i], err = osnet.TCPInfo(p.raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if infos[0].SYNData != infos[1].SYNData {
+		t.Errorf("data in the SYN: %v by the client, %v by the server", infos[0].SYNData, infos[1].SYNData)
+	}
+	return infos[0].SYNData
+}
+
+func TestFastOpen(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		for _, test := range []struct {
+			name           string
+			sysctl         int
+			client, server bool
+			want           bool
+		}{
+			{"both", 3, true, true, true},
+			{"client alone", 3, true, false, false},
+			{"server alone", 3, false, true, false},
+			{"not for clients of this system", 2, true, true, false},
+			{"not for servers of this system", 1, true, true, false},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				if err := netns.SetSysctl("net.ipv4.tcp_fastopen", test.sysctl); err != nil {
+					t.Fatal(err)
+				}
+				client, server := newTestConfigs()
+				client.FastOpen, server.FastOpen = test.client, test.server
+				l, err := Listen("tcp", "127.0.0.1:0", server)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				controlled := 0
+				d := &Dialer{Config: client, NetDialer: &net.Dialer{Control: func(string, string, syscall.RawConn) error {
+					controlled++
+					return nil
+				}}}
+				fastOpenSession(t, d, l) // this one fetches the cookie
+				if got := fastOpenSession(t, d, l); got != test.want {
+					t.Errorf("data in the SYN: %v, want %v", got, test.want)
+				}
+				if controlled != 2 {
+					t.Errorf("the application's Control was called %d times for 2 connections", controlled)
+				}
+			})
+		}
+	})
+}
+
+// A port that is closed since gives the error of dialing, though connecting
+// seemed to succeed.
+func TestFastOpenRefused(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		if err := netns.SetSysctl("net.ipv4.tcp_fastopen", 3); err != nil {
+			t.Fatal(err)
+		}
+		client, server := newTestConfigs()
+		client.FastOpen, server.FastOpen = true, true
+		l, err := Listen("tcp", "127.0.0.1:0", server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &Dialer{Config: client}
+		fastOpenSession(t, d, l)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, err = d.Dial(t.Context(), "tcp", l.Addr().String())
+		var op *net.OpError
+		if !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &op) || op.Op != "dial" {
+			t.Errorf("got %v, want a refused dial", err)
+		}
+	})
+}
