@@ -162,6 +162,16 @@ func (c *Conn) verifyConnection() error {
 	return nil
 }
 
+// verifyResumed is verifyConnection for a peer whose certificate was verified
+// in an earlier session. A PSK of the user's is its own proof.
+func (c *Conn) verifyResumed(peer *verifiedPeer) error {
+	c.peer = peer
+	if c.pskIdentity != nil {
+		return nil
+	}
+	return c.verifyConnection()
+}
+
 // extensionError gives an error of Config.Answer or Accept its alert.
 func extensionError(err error, what string) error {
 	if err == nil {

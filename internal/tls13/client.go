@@ -18,6 +18,7 @@ type clientHandshake struct {
 	groups   []tls.CurveID
 	pairs    []*keyPair
 	retry    *retryRequest // nil: none came
+	psk      *psk          // nil: none is offered, or the server selected none
 
 	transcript *transcript
 	keys       handshakeSecret
@@ -39,6 +40,8 @@ func (h *clientHandshake) start() error {
 	if err := h.generateShares(); err != nil {
 		return err
 	}
+	h.c.serverName = sniName(h.c.tls.ServerName)
+	h.pickPSK()
 	g, err := newGrease(randReader(h.c.tls))
 	if err != nil {
 		return err
@@ -46,12 +49,37 @@ func (h *clientHandshake) start() error {
 	if h.hello, err = h.newHello(g); err != nil {
 		return err
 	}
-	h.c.serverName = sniName(h.c.tls.ServerName)
-	if h.helloRaw, err = encode(h.hello); err != nil {
+	if h.helloRaw, err = h.encodeHello(); err != nil {
 		return err
 	}
 	h.c.queue(h.helloRaw)
-	return h.c.flush()
+	if err := h.c.flush(); err != nil || !h.offersEarly() {
+		return err
+	}
+	return h.startEarly()
+}
+
+// pickPSK takes the user's PSK, or else a ticket out of the cache.
+func (h *clientHandshake) pickPSK() {
+	if own := h.c.cfg.PSK; own != nil {
+		h.psk = userPSK(own)
+		return
+	}
+	if !h.c.resumes() {
+		return
+	}
+	if s := h.c.takeTicket(); s != nil {
+		h.c.remembered = s.own
+		h.psk = sessionPSK(s.ticket, s)
+	}
+}
+
+// offersEarly tells whether the first ClientHello announces early data: the
+// PSK must allow it, and its protocol be offered still.
+func (h *clientHandshake) offersEarly() bool {
+	p := h.psk
+	return p != nil && p.maxEarly > 0 && (p.session == nil || h.c.cfg.MaxEarlyData > 0) &&
+		(p.protocol == "" || slices.Contains(h.c.tls.NextProtos, p.protocol))
 }
 
 // send adds a message to the transcript and to the flight.
@@ -60,9 +88,13 @@ func (h *clientHandshake) send(m outgoing) error {
 	if err != nil {
 		return err
 	}
+	h.add(raw)
+	return nil
+}
+
+func (h *clientHandshake) add(raw []byte) {
 	h.transcript.add(raw)
 	h.c.queue(raw)
-	return nil
 }
 
 // asked tells what the server may answer: what the ClientHello has, but for
@@ -89,6 +121,9 @@ func (h *clientHandshake) serverHello(m message) (step, error) {
 	}
 	pair, share, err := h.selectedShare(sh)
 	if err != nil {
+		return step{}, err
+	}
+	if err := h.selectedPSK(sh, suite); err != nil {
 		return step{}, err
 	}
 	proof, err := h.c.align()
@@ -177,16 +212,26 @@ func (h *clientHandshake) helloRetryRequest(m message, sh *serverHello, suite *r
 		pairs = []*keyPair{pair}
 		h.pairs = pairs
 	}
+	ccsDue := h.c.write == nil // else it went before early data
+	h.c.write = nil
+	h.c.endEarly()
+	if h.psk != nil && h.psk.suite.HashLen != suite.HashLen {
+		h.dropPSK()
+	}
 	h.retry, h.c.retried, h.c.suite = retry, true, suite
 	h.transcript = newTranscript(suite)
 	h.transcript.add(h.helloRaw)
 	h.transcript.retry()
 	h.transcript.add(m.raw)
-	h.hello.secondHello(pairs, retry.cookie)
-	h.c.appendChangeCipherSpec()
-	if err := h.send(h.hello); err != nil {
+	h.secondHello(pairs, retry.cookie)
+	if ccsDue {
+		h.c.appendChangeCipherSpec()
+	}
+	raw, err := h.encodeHello()
+	if err != nil {
 		return step{}, because(AlertIllegalParameter, err, "server's cookie of %d bytes leaves no room for the ClientHello", len(retry.cookie))
 	}
+	h.add(raw)
 	return step{want: typeServerHello, run: h.serverHello}, nil
 }
 
@@ -208,15 +253,53 @@ func (h *clientHandshake) selectedShare(sh *serverHello) (*keyPair, []byte, erro
 	return nil, nil, broken(AlertIllegalParameter, "server's key share is for group %d, for which it was sent none", share.group)
 }
 
-// handshakeKeys moves both directions to the handshake traffic keys.
+// selectedPSK takes the server's decision on our PSK (section 4.2.11).
+func (h *clientHandshake) selectedPSK(sh *serverHello, suite *record.Suite) error {
+	body, ok := findExtension(sh.extensions, extPreSharedKey)
+	if !ok {
+		h.dropPSK()
+		return nil
+	}
+	index, ok := parseUint16(body)
+	switch {
+	case !ok:
+		return badExtension(extPreSharedKey)
+	case index != 0:
+		return broken(AlertIllegalParameter, "server selects PSK %d of one", index)
+	case suite.HashLen != h.psk.suite.HashLen:
+		return broken(AlertIllegalParameter, "server selects a PSK and a suite with another hash")
+	}
+	h.c.resumed = true
+	if h.psk.session == nil {
+		h.c.pskIdentity = h.psk.identity
+	}
+	return nil
+}
+
+// dropPSK goes on without a PSK, and so without early data.
+func (h *clientHandshake) dropPSK() {
+	h.c.endEarly()
+	if h.psk != nil {
+		h.psk.early.wipe()
+		h.psk = nil
+	}
+}
+
+// handshakeKeys moves reading to the handshake traffic keys, and writing too
+// unless early data may go on.
 func (h *clientHandshake) handshakeKeys(shared []byte, proof aligned) error {
-	h.keys = newEarlySecret(h.c.suite, nil).handshake(shared)
+	early := newEarlySecret(h.c.suite, nil)
+	if h.psk != nil {
+		early = h.psk.early
+	}
+	h.keys = early.handshake(shared)
+	early.wipe()
 	var err error
 	if h.traffic, err = h.c.handshakeSecrets(h.keys, h.transcript.sum(), h.hello.random); err != nil {
 		return err
 	}
-	h.c.ccsDue = h.retry == nil
-	if err := h.c.readWith(h.traffic.server, proof); err != nil {
+	h.c.ccsDue = h.retry == nil && h.c.write == nil // else it went before early data
+	if err := h.c.readWith(h.traffic.server, proof); err != nil || h.c.early.context != nil {
 		return err
 	}
 	return h.c.writeWith(h.traffic.client)
@@ -236,7 +319,34 @@ func (h *clientHandshake) encryptedExtensions(m message) (step, error) {
 			return step{}, err
 		}
 	}
+	if err := h.earlyAnswered(); err != nil {
+		return step{}, err
+	}
+	if h.psk != nil {
+		h.peer = h.psk.peer()
+		return step{want: typeFinished, run: h.finished}, h.c.verifyResumed(h.peer)
+	}
 	return step{want: typeCertificate, or: typeCertificateRequest, run: h.certificateOrRequest}, nil
+}
+
+// earlyAnswered takes the server's decision on early data, which stands once
+// all of EncryptedExtensions were read.
+func (h *clientHandshake) earlyAnswered() error {
+	c := h.c
+	switch {
+	case !c.early.accepted && c.early.context != nil:
+		c.endEarly()
+		return c.writeWith(h.traffic.client)
+	case !c.early.accepted:
+		return nil
+	case h.psk == nil:
+		return broken(AlertIllegalParameter, "server accepts early data without the PSK")
+	case c.suite != h.psk.suite:
+		return broken(AlertIllegalParameter, "server accepts early data and changes the suite")
+	case c.protocol != h.psk.protocol:
+		return broken(AlertIllegalParameter, "server accepts early data and selects the protocol %q instead of %q", c.protocol, h.psk.protocol)
+	}
+	return nil
 }
 
 // answered takes one extension of EncryptedExtensions.
@@ -245,7 +355,7 @@ func (h *clientHandshake) answered(e extension) error {
 		if err := h.accept(e.body); err != nil {
 			return err
 		}
-		h.c.ownAnswered = true
+		h.c.ownAnswered, h.c.answer = true, bytes.Clone(e.body)
 		return nil
 	}
 	switch e.id {
@@ -266,6 +376,11 @@ func (h *clientHandshake) answered(e extension) error {
 			return broken(AlertIllegalParameter, "server selects the protocol %q, which was not offered", protocol)
 		}
 		h.c.protocol = protocol
+	case extEarlyData:
+		if len(e.body) != 0 {
+			return badExtension(e.id)
+		}
+		h.c.early.accepted = true
 	case extRecordSizeLimit:
 		limit, ok := parseUint16(e.body)
 		if !ok {
@@ -380,6 +495,9 @@ func (h *clientHandshake) finished(m message) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
+	if err := h.endOfEarlyData(); err != nil {
+		return step{}, err
+	}
 	if err := h.sendCertificate(); err != nil {
 		return step{}, err
 	}
@@ -399,6 +517,20 @@ func (h *clientHandshake) finished(m message) (step, error) {
 	h.traffic.wipe()
 	h.c.finish(h.peer, done)
 	return step{}, nil
+}
+
+// endOfEarlyData ends early data that was accepted, under its own keys
+// (section 4.5).
+func (h *clientHandshake) endOfEarlyData() error {
+	if !h.c.early.accepted {
+		return nil
+	}
+	if err := h.send(endOfEarlyData{}); err != nil {
+		return err
+	}
+	err := h.c.writeWith(h.traffic.client)
+	h.c.endEarly()
+	return err
 }
 
 // sendCertificate answers a CertificateRequest; without a suitable

@@ -50,14 +50,52 @@ type Config struct {
 	// doesn't send the extension.
 	RecordSizeLimit int
 
-	// NetConn is handed to callbacks as tls.ClientHelloInfo.Conn, and not
-	// used otherwise.
+	// PSK is what a client offers instead of a ticket; nil: a ticket, if it
+	// has one. With it selected, which PSKUsed tells, the handshake is
+	// authenticated by the PSK alone: there are no certificates, and neither
+	// VerifyPeerCertificate nor VerifyConnection is called.
+	PSK *PSK
+	// LookupPSK is asked on a server for each identity that a client offers,
+	// in order and for at most 4, before tickets are tried. It is called
+	// before the client has proven that it knows the PSK. nil, nil means that
+	// the identity isn't the user's. An error ends the handshake, with
+	// handshake_failure unless it is an *Error.
+	LookupPSK func(identity []byte) (*PSK, error)
+
+	// TicketCount is how many tickets a server sends once Read or Write is
+	// called after the handshake: 0 stands for 2, a negative number for none.
+	// Who takes the keys calls NewTicket instead.
+	TicketCount int
+
+	// MaxEarlyData makes a client send early data with a ticket that allows
+	// it. On a server it is how many bytes the tickets allow, and 0 none.
+	// PSKs of the user have a number of their own.
+	MaxEarlyData uint32
+	// EarlyContext goes into a server's tickets: their early data is accepted
+	// only while it is the same. At most 1024 bytes.
+	EarlyContext []byte
+	// FirstUse is a server's strike register, without which no ticket's early
+	// data is accepted (RFC 8446, section 8.2). It returns true if it never
+	// saw id, a hash that no other ClientHello has, and must then remember it
+	// up to the given time. It is called only for ClientHellos that are
+	// fresh; early data with a PSK of the user's is not its business.
+	FirstUse func(id []byte, until time.Time) bool
+	// EarlyWindow is how far the age that a client states for its ticket may
+	// differ from what the server measures, for early data to be accepted
+	// (section 8.3). 0 stands for 10 seconds.
+	EarlyWindow time.Duration
+
+	// NetConn is handed to callbacks as tls.ClientHelloInfo.Conn, and its
+	// remote address names a server without a name in the session cache.
 	NetConn net.Conn
 }
 
 const (
 	minRecordSizeLimit = 64
 	maxRecordSizeLimit = record.MaxPlaintext + 1
+
+	maxEarlyContext    = 1024
+	defaultEarlyWindow = 10 * time.Second
 )
 
 // How a field of tls.Config is treated.
@@ -69,9 +107,9 @@ const (
 	// foreign fields concern older versions of TLS, or the other role, or
 	// are documented as having no effect: ignoring them is their meaning.
 	foreign
-	// resuming fields bear upon resumption. The engine makes full handshakes
-	// only, which each of them permits.
-	resuming
+	// delegated fields are honoured by methods of tls.Config that the engine
+	// calls.
+	delegated
 	// refused fields must be zero, for the role that uses them.
 	refused
 )
@@ -106,11 +144,11 @@ var tlsFields = []tlsField{
 	{name: "InsecureSkipVerify", how: honoured},
 	{name: "CipherSuites", how: foreign},
 	{name: "PreferServerCipherSuites", how: foreign},
-	{name: "SessionTicketsDisabled", how: resuming},
-	{name: "SessionTicketKey", how: resuming},
-	{name: "ClientSessionCache", how: resuming},
-	{name: "UnwrapSession", how: resuming},
-	{name: "WrapSession", how: resuming},
+	{name: "SessionTicketsDisabled", how: honoured},
+	{name: "SessionTicketKey", how: delegated},
+	{name: "ClientSessionCache", how: honoured},
+	{name: "UnwrapSession", how: honoured},
+	{name: "WrapSession", how: honoured},
 	{name: "MinVersion", how: honoured, isBad: badMinVersion, why: "the engine speaks TLS 1.3 only"},
 	{name: "MaxVersion", how: honoured, isBad: badMaxVersion, why: "the engine speaks TLS 1.3 only"},
 	{name: "CurvePreferences", how: honoured, isBad: badCurves, why: "no key exchange in it is known"},
@@ -191,6 +229,21 @@ func (cfg *Config) check(isClient bool) error {
 	}
 	if len(cfg.Offer) > maxOffer {
 		return fmt.Errorf("tls13: Config.Offer: %d bytes, more than %d", len(cfg.Offer), maxOffer)
+	}
+	return cfg.checkPSK(isClient)
+}
+
+func (cfg *Config) checkPSK(isClient bool) error {
+	if cfg.PSK != nil && isClient {
+		if err := cfg.PSK.check(); err != nil {
+			return fmt.Errorf("tls13: Config.PSK.%w", err)
+		}
+	}
+	if len(cfg.EarlyContext) > maxEarlyContext {
+		return fmt.Errorf("tls13: Config.EarlyContext: %d bytes, more than %d", len(cfg.EarlyContext), maxEarlyContext)
+	}
+	if cfg.EarlyWindow < 0 {
+		return fmt.Errorf("tls13: Config.EarlyWindow: %v is negative", cfg.EarlyWindow)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func TestFieldsAreHonoured(t *testing.T) {
 			if !used {
 				t.Errorf("%s is in the table, and no code looks at it", f.name)
 			}
-		case foreign, resuming:
+		case foreign, delegated:
 			if used || f.isBad != nil {
 				t.Errorf("%s is said to have no effect, and code looks at it", f.name)
 			}

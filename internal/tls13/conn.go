@@ -14,12 +14,13 @@ import (
 // safe for concurrent use. An error ends it: it stays, and the alert that
 // tells the peer, if one is due, is in Output.
 type Conn struct {
-	cfg      *Config
-	tls      *tls.Config // in force; GetConfigForClient may have chosen it
-	isClient bool
-	complete bool
-	taken    bool // TakeKeys was called
-	err      error
+	cfg       *Config
+	tls       *tls.Config // in force; GetConfigForClient may have chosen it
+	isClient  bool
+	complete  bool
+	taken     bool // TakeKeys was called
+	sendTaken bool // TakeWriteKeys was called
+	err       error
 
 	next      step      // of the handshake
 	input     input     // handshake only: framing of what comes in
@@ -40,11 +41,17 @@ type Conn struct {
 	exporter exporterSecret
 	// resumption is what the PSKs of tickets derive from.
 	resumption []byte
+	tickets    ticketState
+	early      earlyState
 
 	protocol    string
 	serverName  string
 	retried     bool
 	ownAnswered bool
+	answer      []byte // of the extension, on a client
+	remembered  []byte // the same, of the session whose ticket is offered
+	resumed     bool   // by a PSK of either kind
+	pskIdentity []byte // of the user's PSK, in use
 	peer        *verifiedPeer
 }
 
@@ -117,6 +124,11 @@ func (c *Conn) HandshakeComplete() bool { return c.complete }
 // was offered by the client and answered by the server.
 func (c *Conn) ExtensionAnswered() bool { return c.ownAnswered }
 
+// PSKUsed returns, on both ends, the identity of the user's PSK that is in use:
+// from the ServerHello on, and on a server when Answer is called. It is nil
+// for tickets and full handshakes.
+func (c *Conn) PSKUsed() []byte { return c.pskIdentity }
+
 // Group returns the key exchange in use, 0 while none is agreed.
 func (c *Conn) Group() tls.CurveID { return c.group }
 
@@ -151,6 +163,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 		NegotiatedProtocol: c.protocol,
 		ServerName:         c.serverName,
 		HelloRetryRequest:  c.retried,
+		DidResume:          c.resumed,
 	}
 	//lint:ignore SA1019 always true, and some callers still ask
 	s.NegotiatedProtocolIsMutual = true
@@ -173,15 +186,21 @@ func (v *verifiedPeer) certificates() []*x509.Certificate { return v.chain.x509 
 // an error before the handshake is complete. length may be at most 255 times
 // the suite's hash size, label at most 249 bytes.
 func (c *Conn) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
-	switch {
-	case !c.complete:
+	if !c.complete {
 		return nil, errors.New("tls13: exporting keying material before the handshake is complete")
-	case length < 0 || length > 255*c.suite.HashLen:
+	}
+	return c.exporter.checked(label, context, length)
+}
+
+// checked is export for a user's arguments.
+func (e exporterSecret) checked(label string, context []byte, length int) ([]byte, error) {
+	switch {
+	case length < 0 || length > 255*e.suite.HashLen:
 		return nil, fmt.Errorf("tls13: exporting %d bytes of keying material, more than 255 hashes", length)
 	case len(label) > maxExporterLabel:
 		return nil, fmt.Errorf("tls13: exporter label of %d bytes, more than %d", len(label), maxExporterLabel)
 	}
-	return c.exporter.export(label, context, length), nil
+	return e.export(label, context, length), nil
 }
 
 // maxExporterLabel is what HkdfLabel has room for behind "tls13 ".
@@ -233,7 +252,7 @@ func (c *Conn) End() error {
 // abort is where every failure goes: it sends the alert, once, and drops what
 // a dead connection doesn't need.
 func (c *Conn) abort(err error) error {
-	if a, send := alertFor(err); send && !c.taken {
+	if a, send := alertFor(err); send && !c.taken && !c.sendTaken {
 		c.flight = nil // half a flight would only puzzle the peer
 		if !c.appendAlert(a) {
 			c.out = nil
@@ -241,9 +260,9 @@ func (c *Conn) abort(err error) error {
 	}
 	c.err = err
 	c.next, c.input, c.hand = step{}, input{}, nil
-	c.read, c.write = nil, nil
+	c.read, c.write, c.early.context = nil, nil, nil
 	if !c.complete { // section 6: no secrets of failed handshakes
-		c.exporter, c.resumption = exporterSecret{}, nil
+		c.exporter, c.early.exporter, c.resumption = exporterSecret{}, exporterSecret{}, nil
 	}
 	return err
 }

@@ -29,7 +29,7 @@ func (c *Conn) usable() error {
 		return c.err
 	case !c.complete:
 		return errNotComplete
-	case c.taken:
+	case c.taken || c.sendTaken:
 		return errTaken
 	}
 	return nil
@@ -46,6 +46,9 @@ func (c *Conn) usable() error {
 func (c *Conn) Read(dst, p []byte) (data []byte, n int, err error) {
 	if err := c.usable(); err != nil {
 		return dst, 0, err
+	}
+	if err := c.sendTickets(); err != nil {
+		return dst, 0, c.abort(err)
 	}
 	for !c.data.closed {
 		rec, err := c.nextRecord(p[n:])
@@ -97,14 +100,20 @@ func (c *Conn) dataRecord(dst, rec []byte) ([]byte, error) {
 }
 
 // Write appends to dst what sends data: first anything that waits in Output,
-// then data in records. Keys are updated before they have protected as much
+// then data in records. A server that accepted early data may write before the
+// handshake is complete, to a client that only its PSK authenticates. Keys are updated before they have protected as much
 // as they may (RFC 8446, section 5.5).
 func (c *Conn) Write(dst, data []byte) ([]byte, error) {
-	if err := c.usable(); err != nil {
+	if err := c.usable(); err != nil && !c.writesEarly() {
 		return dst, err
 	}
 	if c.data.closeSent {
 		return dst, errWriteClosed
+	}
+	if c.complete {
+		if err := c.sendTickets(); err != nil {
+			return dst, c.abort(err)
+		}
 	}
 	dst = append(dst, c.Output()...)
 	for len(data) > 0 && c.err == nil {

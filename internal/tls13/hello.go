@@ -65,14 +65,53 @@ func (h *clientHandshake) newHello(g grease) (*clientHello, error) {
 		x.add(extRecordSizeLimit, uint16Body(uint16(h.c.cfg.RecordSizeLimit)))
 	}
 	x.add(extSupportedVersions, versionList([]uint16{g.version, tls.VersionTLS13}))
+	if h.psk != nil || h.c.resumes() {
+		x.add(extPSKModes, pskModesBody())
+	}
 	x.add(extKeyShare, keySharesOf(h.pairs, tls.CurveID(g.group)))
 	if h.c.cfg.offers() {
 		x.add(h.c.cfg.Extension, h.c.cfg.Offer)
 	}
+	if h.offersEarly() {
+		x.add(extEarlyData, nil)
+	}
 	x.add(g.last, []byte{0})
+	if h.psk != nil { // has to be the last
+		x.add(extPreSharedKey, h.pskBody())
+	}
 	m.extensions = x
 	return m, nil
 }
+
+// pskBody is pre_shared_key with zeros for the binder.
+func (h *clientHandshake) pskBody() []byte {
+	return pskBody(&offeredPSKs{
+		identities: []pskIdentity{{h.psk.identity, h.psk.obfuscatedAge(timeNow(h.c.tls))}},
+		binders:    [][]byte{make([]byte, h.psk.suite.HashLen)},
+	})
+}
+
+// encodeHello writes the ClientHello, and the binder at its end.
+func (h *clientHandshake) encodeHello() ([]byte, error) {
+	raw, err := encode(h.hello)
+	if err != nil || h.psk == nil {
+		return raw, err
+	}
+	binder := raw[len(raw)-h.psk.suite.HashLen:]
+	covered := raw[:len(raw)-len(binder)-bindersHeadLen]
+	sum := digest(h.psk.suite, covered)
+	if h.transcript != nil { // a HelloRetryRequest came
+		if sum, err = h.transcript.sumWith(covered); err != nil {
+			return nil, err
+		}
+	}
+	copy(binder, h.psk.binder(sum))
+	return raw, nil
+}
+
+// bindersHeadLen is what stands before a single binder: the length of the
+// list, and its own.
+const bindersHeadLen = 3
 
 // clientExtensions collects what a ClientHello of ours carries.
 type clientExtensions []extension
@@ -128,19 +167,25 @@ func sniName(name string) string {
 }
 
 // secondHello turns the ClientHello into the answer to a HelloRetryRequest
-// (section 4.1.2): the one key share that was asked for, and the cookie.
-func (m *clientHello) secondHello(pairs []*keyPair, cookie []byte) {
-	list := slices.Clone(m.extensions)
+// (section 4.1.2): the one key share that was asked for, and the cookie. Early
+// data is over, and so is a PSK that doesn't fit the server's suite.
+func (h *clientHandshake) secondHello(pairs []*keyPair, cookie []byte) {
+	list := slices.DeleteFunc(slices.Clone(h.hello.extensions), func(e extension) bool {
+		return e.id == extEarlyData || e.id == extPreSharedKey && h.psk == nil
+	})
 	for i, e := range list {
-		if e.id == extKeyShare && pairs != nil {
+		switch {
+		case e.id == extKeyShare && pairs != nil:
 			list[i].body = keySharesOf(pairs, 0)
+		case e.id == extPreSharedKey:
+			list[i].body = h.pskBody()
 		}
 	}
 	if cookie != nil {
 		// Not at the end, where pre_shared_key would have to be.
 		list = slices.Insert(list, 1, extension{extCookie, vector16Body(cookie)})
 	}
-	m.extensions = list
+	h.hello.extensions = list
 }
 
 // A retryRequest is what a HelloRetryRequest asks for.

@@ -17,8 +17,8 @@ const (
 	maxIdle = 32
 	// maxCancels is how many user_canceled alerts are put up with.
 	maxCancels = 4
-	// maxEarlyData is how many bytes of records are skipped of early data
-	// that was not accepted.
+	// maxEarlyData is how many bytes are skipped of early data that was not
+	// accepted, unless Config.MaxEarlyData is more.
 	maxEarlyData = 16 << 10
 )
 
@@ -35,7 +35,8 @@ type input struct {
 // records of p and returns how many bytes that were; an incomplete record at
 // the end is not consumed, and the caller brings it again with more, at most
 // 5 + 16384 + 256 bytes. It stops after the record that completes the
-// handshake, so that whoever takes the keys opens what follows.
+// handshake, so that whoever takes the keys opens what follows, and before
+// early data that was accepted.
 func (c *Conn) Feed(p []byte) (n int, err error) {
 	if c.err != nil {
 		return 0, c.err
@@ -45,7 +46,7 @@ func (c *Conn) Feed(p []byte) (n int, err error) {
 		if err != nil {
 			return n, c.abort(err)
 		}
-		if rec == nil {
+		if rec == nil || c.EarlyData() && record.Type(rec[0]) == record.ApplicationData {
 			break
 		}
 		n += len(rec)
@@ -151,8 +152,9 @@ func (c *Conn) open(dst, rec []byte) (record.Type, []byte, error) {
 func (c *Conn) skipEarly(n int) error {
 	c.input.earlySkip -= max(0, n-1-record.TagLen)
 	if c.input.earlySkip < 0 {
-		return broken(AlertUnexpectedMessage, "client sends more than %d bytes of early data", maxEarlyData)
+		return broken(AlertUnexpectedMessage, "client sends more early data than is skipped")
 	}
+	c.input.budget += record.HeaderLen + n // has a limit of its own
 	return nil
 }
 

@@ -254,6 +254,12 @@ func parseEncryptedExtensions(body []byte, own uint16) (*encryptedExtensions, er
 	return &encryptedExtensions{extensions}, nil
 }
 
+// endOfEarlyData is RFC 8446, section 4.5.
+type endOfEarlyData struct{}
+
+func (endOfEarlyData) messageType() messageType  { return typeEndOfEarlyData }
+func (endOfEarlyData) build(*cryptobyte.Builder) {}
+
 // certificateRequest is RFC 8446, section 4.3.2.
 type certificateRequest struct {
 	context    []byte

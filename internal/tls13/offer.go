@@ -114,7 +114,7 @@ func (o *offer) check(h *clientHello) error {
 	switch {
 	case o.supportsGroups != (o.shares != nil):
 		return broken(AlertMissingExtension, "client sends only one of supported_groups and key_share")
-	case o.schemes == nil:
+	case o.schemes == nil && o.psk == nil: // RFC 8446, section 9.2
 		return broken(AlertMissingExtension, "client sends no signature_algorithms")
 	case !o.supportsGroups && o.psk == nil:
 		return broken(AlertMissingExtension, "client sends neither supported_groups nor key_share")

@@ -84,12 +84,6 @@ func (c *Conn) takenHandshake(content []byte) error {
 	return nil
 }
 
-// ticket validates a NewSessionTicket and drops it, as a client may.
-func (c *Conn) ticket(m message) error {
-	_, err := parseNewSessionTicket(m.body(), c.cfg.Extension)
-	return err
-}
-
 // keyUpdate moves reading to the next keys (RFC 8446, section 4.6.3). An
 // answer is only noted: however often the peer asks before we send again, one
 // answer will do.

@@ -29,10 +29,11 @@ type masterSecret struct {
 	secret []byte
 }
 
-// The secrets of application data derive from these two, so that a KeyUpdate,
+// The secrets of application data derive from these, so that a KeyUpdate,
 // which wipes the traffic secret before it, would protect nothing if they
 // stayed. Whoever has derived all that is needed wipes them.
 
+func (e earlySecret) wipe()     { clear(e.secret) }
 func (h handshakeSecret) wipe() { clear(h.secret) }
 func (m masterSecret) wipe()    { clear(m.secret) }
 
@@ -48,6 +49,20 @@ func newEarlySecret(s *record.Suite, psk []byte) earlySecret {
 		psk = make([]byte, s.HashLen)
 	}
 	return earlySecret{s, extract(s, psk, nil)}
+}
+
+// binderKey is that of a resumption.
+func (e earlySecret) binderKey() []byte {
+	return deriveSecret(e.suite, e.secret, "res binder", digest(e.suite, nil))
+}
+
+// clientTraffic and exporter take the transcript of the ClientHello alone.
+func (e earlySecret) clientTraffic(transcript []byte) []byte {
+	return deriveSecret(e.suite, e.secret, "c e traffic", transcript)
+}
+
+func (e earlySecret) exporter(transcript []byte) exporterSecret {
+	return exporterSecret{e.suite, deriveSecret(e.suite, e.secret, "e exp master", transcript)}
 }
 
 func (e earlySecret) handshake(shared []byte) handshakeSecret {

@@ -10,6 +10,8 @@ import (
 
 // The labels of the NSS key log format.
 const (
+	logClientEarly       = "CLIENT_EARLY_TRAFFIC_SECRET"
+	logEarlyExporter     = "EARLY_EXPORTER_SECRET"
 	logClientHandshake   = "CLIENT_HANDSHAKE_TRAFFIC_SECRET"
 	logServerHandshake   = "SERVER_HANDSHAKE_TRAFFIC_SECRET"
 	logClientApplication = "CLIENT_TRAFFIC_SECRET_0"

@@ -21,6 +21,9 @@ type serverHandshake struct {
 	suite *record.Suite
 	group *group
 
+	psk      *psk // nil: a full handshake
+	selected int  // its place among those offered
+
 	transcript *transcript
 	traffic    trafficSecrets // of the handshake
 	clientApp  []byte         // application traffic secret
@@ -76,10 +79,13 @@ func (h *serverHandshake) firstHello(m message) (step, error) {
 	if h.offer.cookie != nil {
 		return step{}, broken(AlertIllegalParameter, "client sends a cookie that it was not given")
 	}
-	if h.offer.earlyData { // never accepted, so all of it is skipped
-		h.c.input.skipping, h.c.input.earlySkip = true, maxEarlyData
+	if h.offer.earlyData { // skipped unless accepted
+		h.c.input.skipping, h.c.input.earlySkip = true, max(maxEarlyData, int(h.c.cfg.MaxEarlyData))
 	}
 	if err := h.choose(); err != nil {
+		return step{}, err
+	}
+	if err := h.choosePSK(m); err != nil {
 		return step{}, err
 	}
 	h.transcript = newTranscript(h.suite)
@@ -198,6 +204,9 @@ func (h *serverHandshake) secondHello(m message) (step, error) {
 		return step{}, err
 	}
 	h.c.input.skipping = false // early data came before, or never
+	if err := h.confirmPSK(m); err != nil {
+		return step{}, err
+	}
 	h.transcript.add(m.raw)
 	return h.respond()
 }
@@ -223,12 +232,18 @@ func (h *serverHandshake) respond() (step, error) {
 	if err != nil {
 		return step{}, because(AlertIllegalParameter, err, "client's key share is invalid")
 	}
-	err = h.send(h.serverHello(random, extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})}))
-	if err != nil {
+	sh := h.serverHello(random, extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})})
+	early := newEarlySecret(h.suite, nil)
+	if h.psk != nil {
+		sh.extensions = append(sh.extensions, extension{extPreSharedKey, uint16Body(uint16(h.selected))})
+		early = h.psk.early
+	}
+	if err := h.send(sh); err != nil {
 		return step{}, err
 	}
 	c.suite, c.group = h.suite, h.group.id
-	keys := newEarlySecret(h.suite, nil).handshake(shared)
+	keys := early.handshake(shared)
+	early.wipe()
 	if err := h.handshakeKeys(keys); err != nil {
 		return step{}, err
 	}
@@ -238,7 +253,19 @@ func (h *serverHandshake) respond() (step, error) {
 	if err := h.applicationKeys(keys); err != nil {
 		return step{}, err
 	}
-	if c.tls.ClientAuth != tls.NoClientCert {
+	return h.awaitClient()
+}
+
+// awaitClient tells what the client's second flight begins with.
+func (h *serverHandshake) awaitClient() (step, error) {
+	switch {
+	case h.psk != nil:
+		h.peer = h.psk.peer()
+		if h.c.EarlyData() {
+			return step{want: typeEndOfEarlyData, run: h.endOfEarlyData}, nil
+		}
+		return step{want: typeFinished, run: h.clientFinished}, nil
+	case h.c.tls.ClientAuth != tls.NoClientCert:
 		return step{want: typeCertificate, run: h.clientCertificate}, nil
 	}
 	return h.withoutCertificate(&peerChain{})
@@ -253,7 +280,8 @@ func (h *serverHandshake) fresh() (random []byte, own *ecdh.PrivateKey, err erro
 	return random, own, err
 }
 
-// handshakeKeys moves both directions to the handshake traffic keys.
+// handshakeKeys moves both directions to the handshake traffic keys, but for
+// reading where early data comes first.
 func (h *serverHandshake) handshakeKeys(keys handshakeSecret) error {
 	proof, err := h.c.align()
 	if err != nil {
@@ -270,7 +298,9 @@ func (h *serverHandshake) handshakeKeys(keys handshakeSecret) error {
 	if h.traffic, err = h.c.handshakeSecrets(keys, h.transcript.sum(), h.hello.random); err != nil {
 		return err
 	}
-	if err := h.c.readWith(h.traffic.client, proof); err != nil {
+	if h.c.EarlyData() {
+		h.c.read = h.c.early.context
+	} else if err := h.c.readWith(h.traffic.client, proof); err != nil {
 		return err
 	}
 	return h.c.writeWith(h.traffic.server)
@@ -310,6 +340,13 @@ func (h *serverHandshake) encryptedExtensions() (*encryptedExtensions, error) {
 		}
 		add(extRecordSizeLimit, uint16Body(uint16(c.recvLimit)))
 	}
+	if h.acceptsEarly() {
+		c.early.accepted, c.input.skipping = true, false
+		if err := c.earlyKeys(h.psk, h.transcript.sum(), h.hello.random); err != nil {
+			return nil, err
+		}
+		add(extEarlyData, nil)
+	}
 	if h.offer.hasOwn && c.cfg.answers() {
 		answer, err := c.cfg.Answer(bytes.Clone(h.offer.ownBody))
 		if err != nil {
@@ -340,8 +377,14 @@ func selectProtocol(own, offered []string) (string, error) {
 	return "", broken(AlertNoApplicationProtocol, "client offers only the protocols %q, none of them configured", offered)
 }
 
-// certificate decides what the server proves its identity with.
+// certificate decides what the server proves its identity with: nil for a PSK.
 func (h *serverHandshake) certificate() (*tls.Certificate, tls.SignatureScheme, error) {
+	if h.psk != nil {
+		return nil, 0, nil
+	}
+	if h.offer.schemes == nil { // RFC 8446, section 4.2.3
+		return nil, 0, broken(AlertMissingExtension, "client sends no signature_algorithms, and no PSK that can be used")
+	}
 	cert, err := serverCertificate(h.c.tls, h.info(), h.offer.certSchemes)
 	if err != nil {
 		return nil, 0, err
@@ -361,6 +404,16 @@ func (h *serverHandshake) sendFlight(ee *encryptedExtensions, cert *tls.Certific
 	if err := h.send(ee); err != nil {
 		return err
 	}
+	if err := h.sendCertificate(cert, scheme); err != nil {
+		return err
+	}
+	return h.send(&finished{finishedMAC(h.suite, h.traffic.server, h.transcript.sum())})
+}
+
+func (h *serverHandshake) sendCertificate(cert *tls.Certificate, scheme tls.SignatureScheme) error {
+	if cert == nil {
+		return nil
+	}
 	if h.c.tls.ClientAuth != tls.NoClientCert {
 		if err := h.send(certificateRequestFor(h.c.tls)); err != nil {
 			return err
@@ -373,10 +426,7 @@ func (h *serverHandshake) sendFlight(ee *encryptedExtensions, cert *tls.Certific
 	if err != nil {
 		return err
 	}
-	if err := h.send(verify); err != nil {
-		return err
-	}
-	return h.send(&finished{finishedMAC(h.suite, h.traffic.server, h.transcript.sum())})
+	return h.send(verify)
 }
 
 // certificateRequestFor asks for what ClientAuth wants, and names the
@@ -464,8 +514,7 @@ func (h *serverHandshake) clientFinished(m message) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	h.c.peer = h.peer
-	if err := h.c.verifyConnection(); err != nil {
+	if err := h.c.verifyResumed(h.peer); err != nil {
 		return step{}, err
 	}
 	h.transcript.add(m.raw)
@@ -475,6 +524,7 @@ func (h *serverHandshake) clientFinished(m message) (step, error) {
 	}
 	h.master.wipe()
 	h.traffic.wipe()
+	h.prepareTickets()
 	h.c.finish(h.peer, done)
 	return step{}, nil
 }

@@ -36,7 +36,7 @@ func TestEvidence(t *testing.T) {
 		what  string
 		count int
 	}{
-		{"&verifiedPeer{", 1},
+		{"&verifiedPeer{", 2},
 		{"&verifiedFinished{", 1},
 		{"new(verifiedPeer)", 0},
 		{"new(verifiedFinished)", 0},

@@ -21,6 +21,16 @@ func (t *transcript) add(raw []byte) { t.hash.Write(raw) }
 
 func (t *transcript) sum() []byte { return t.hash.Sum(make([]byte, 0, t.suite.HashLen)) }
 
+// sumWith is the sum as if raw had been added.
+func (t *transcript) sumWith(raw []byte) ([]byte, error) {
+	clone, err := t.hash.(hash.Cloner).Clone()
+	if err != nil {
+		return nil, err
+	}
+	clone.Write(raw)
+	return clone.Sum(nil), nil
+}
+
 // retry puts the synthetic message_hash in the place of the first
 // ClientHello, which is all that t may have seen.
 func (t *transcript) retry() {
