@@ -235,8 +235,8 @@ func (cfg *Config) check(isClient bool) error {
 
 func (cfg *Config) checkPSK(isClient bool) error {
 	if cfg.PSK != nil && isClient {
-		if err := cfg.PSK.check(); err != nil {
-			return fmt.Errorf("tls13: Config.PSK.%w", err)
+		if err := cfg.PSK.check("Config.PSK"); err != nil {
+			return err
 		}
 	}
 	if len(cfg.EarlyContext) > maxEarlyContext {

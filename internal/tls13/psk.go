@@ -2,7 +2,6 @@ package tls13
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"time"
 
@@ -34,14 +33,15 @@ type PSK struct {
 	ALPN string
 }
 
-func (p *PSK) check() error {
+// check examines a PSK of the user's; where it came from is for the error.
+func (p *PSK) check(where string) error {
 	switch {
 	case len(p.Identity) == 0 || len(p.Identity) > maxIdentity:
-		return fmt.Errorf("Identity has %d bytes, not 1 to %d", len(p.Identity), maxIdentity)
+		return fmt.Errorf("tls13: %s.Identity: %d bytes, not 1 to %d", where, len(p.Identity), maxIdentity)
 	case len(p.Secret) == 0:
-		return errors.New("Secret is empty")
+		return fmt.Errorf("tls13: %s.Secret: empty", where)
 	case p.Suite == nil:
-		return errors.New("Suite is nil")
+		return fmt.Errorf("tls13: %s.Suite: nil", where)
 	}
 	return nil
 }

@@ -85,8 +85,8 @@ func (h *serverHandshake) lookup(identity []byte) (*psk, error) {
 			return nil, because(AlertHandshakeFailure, err, "client's PSK is refused")
 		}
 		if own != nil {
-			if err := own.check(); err != nil {
-				return nil, because(AlertInternalError, err, "LookupPSK: PSK")
+			if err := own.check("PSK"); err != nil {
+				return nil, because(AlertInternalError, err, "LookupPSK")
 			}
 			return userPSK(own), nil
 		}
