@@ -1,10 +1,13 @@
 package tcpls_test
 
 import (
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -43,5 +46,56 @@ func TestLinks(t *testing.T) {
 				t.Errorf("%s: the link to %s: %v", name, u.Path, err)
 			}
 		}
+	}
+}
+
+var (
+	codeSpan    = regexp.MustCompile("`([^`]+)`")
+	testCited   = regexp.MustCompile(`^((?:Test|Fuzz)\w+)(?:/(.+))?$`)
+	testDefined = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+)
+
+// TestConformanceTable looks up the files, tests and rows of tests that
+// docs/rfc8446.md cites.
+func TestConformanceTable(t *testing.T) {
+	sources := make(map[string][]string) // by test
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range testDefined.FindAllStringSubmatch(string(source), -1) {
+			sources[m[1]] = append(sources[m[1]], string(source))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("docs/rfc8446.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, tests := 0, 0
+	for _, span := range codeSpan.FindAllStringSubmatch(string(page), -1) {
+		cited := span[1]
+		if m := testCited.FindStringSubmatch(cited); m != nil {
+			tests++
+			row := func(source string) bool { return strings.Contains(source, strconv.Quote(m[2])) }
+			if list := sources[m[1]]; len(list) == 0 || m[2] != "" && !slices.ContainsFunc(list, row) {
+				t.Errorf("no test has the name %s", cited)
+			}
+		} else if strings.HasSuffix(cited, ".go") {
+			files++
+			if !strings.Contains(cited, "/") {
+				cited = "internal/tls13/" + cited
+			}
+			if _, err := os.Stat(cited); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if files < 100 || tests < 200 {
+		t.Errorf("only %d files and %d tests are cited, as if the page had another form", files, tests)
 	}
 }
