@@ -120,3 +120,61 @@ func testVector(t *testing.T, v map[string]string) {
 	c.seq = number("seq")
 	wantOpen(t, c, want, content, typ)
 }
+
+// TestOpenVectors opens good and bad records: tags, lengths, headers and
+// nonces of all kinds.
+func TestOpenVectors(t *testing.T) {
+	raw, err := os.ReadFile("testdata/open.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Suites []struct {
+			Suite, Secret string
+			Cases         []struct {
+				Comment, Record, Result, Content string
+				ID                               uint32
+				Seq                              uint64
+			}
+		}
+	}
+	if err := json.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	results := map[string]error{"valid": nil, "auth": ErrAuth, "short": ErrShort, "no type": ErrNoType}
+	if len(file.Suites) != len(suiteIDs) {
+		t.Fatalf("%d suites", len(file.Suites))
+	}
+	for i, suite := range file.Suites {
+		s := SuiteByID(suiteIDs[i])
+		if s.Name != suite.Suite {
+			t.Fatalf("%s in the place of %s", suite.Suite, s.Name)
+		}
+		for _, v := range suite.Cases {
+			t.Run(s.Name+"/"+v.Comment, func(t *testing.T) {
+				keys, err := s.Keys(unhex(t, suite.Secret))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := NewContext(keys, v.ID)
+				c.seq = v.Seq
+				rec := unhex(t, v.Record)
+				before := bytes.Clone(rec)
+				want, known := results[v.Result]
+				content, typ, err := c.Open(make([]byte, len(rec)), rec)
+				if !known || err != want {
+					t.Fatalf("Open: %v, want %s", err, v.Result)
+				}
+				if err == nil && (typ != ApplicationData || !bytes.Equal(content, unhex(t, v.Content))) {
+					t.Errorf("content %x of type %d", content, typ)
+				}
+				if !bytes.Equal(rec, before) {
+					t.Error("Open changed the record")
+				}
+				if (err == ErrAuth || err == ErrShort) && (content != nil || c.Seq() != v.Seq) {
+					t.Errorf("content %x, and the sequence number went from %d to %d", content, v.Seq, c.Seq())
+				}
+			})
+		}
+	}
+}
