@@ -96,12 +96,17 @@ func mustContain(t *testing.T, what, s string, texts ...string) {
 // dial connects our client and completes its handshake.
 func dial(t *testing.T, addr string, cfg *tls.Config) (*tlstest.Conn, error) {
 	t.Helper()
+	return dialEngine(t, addr, &tls13.Config{TLS: cfg})
+}
+
+func dialEngine(t *testing.T, addr string, cfg *tls13.Config) (*tlstest.Conn, error) {
+	t.Helper()
 	transport, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { transport.Close() })
-	c, err := tlstest.Client(transport, &tls13.Config{TLS: cfg})
+	c, err := tlstest.Client(transport, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +115,12 @@ func dial(t *testing.T, addr string, cfg *tls.Config) (*tlstest.Conn, error) {
 
 func mustDial(t *testing.T, addr string, cfg *tls.Config) *tlstest.Conn {
 	t.Helper()
-	c, err := dial(t, addr, cfg)
+	return mustDialEngine(t, addr, &tls13.Config{TLS: cfg})
+}
+
+func mustDialEngine(t *testing.T, addr string, cfg *tls13.Config) *tlstest.Conn {
+	t.Helper()
+	c, err := dialEngine(t, addr, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

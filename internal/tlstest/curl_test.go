@@ -1,6 +1,7 @@
 package tlstest_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/go-tcpls/tcpls/internal/tlstest"
@@ -16,16 +17,40 @@ func (s *served) curl(a *outside.Authority, more ...string) *outside.Process {
 	}, more...)...)
 }
 
-func TestCurl(t *testing.T) {
-	outside.Need(t, "curl")
-	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
-		out, err := s.curl(a, "--tls13-ciphers", suite.id, "--curves", group.openssl).Finish()
-		if err != nil {
-			s.t.Error(err)
+var curlClient = &peer{
+	name: "curl", programs: []string{"curl"},
+	version: func(t *testing.T) string {
+		words := strings.Fields(outside.Run(t, "curl", "--version"))
+		return strings.Join(words[:2], " ")
+	},
+	lacks: func(t *testing.T, m terms) string {
+		switch {
+		case m.group == hybrid && !atLeast(outside.Run(t, "curl", "--version"), " OpenSSL/", 3, 5):
+			return "The OpenSSL below curl has X25519MLKEM768 since version 3.5."
+		case m.special == theirUpdate:
+			return "curl doesn't update its keys by itself."
+		case m.special == ourLimit || m.special == theirLimit:
+			return "OpenSSL has no record_size_limit."
 		}
-		mustContain(s.t, "page", out, suite.id, group.id.String(), "name=localhost")
-		s.said("closed")
-	})
+		return ""
+	},
+	client: func(m *meeting, s *served) {
+		args := []string{"--http1.1"}
+		if m.suite.name != "" {
+			args = append(args, "--tls13-ciphers", m.suite.name)
+		}
+		if m.group.id != 0 {
+			args = append(args, "--curves", names(m.clientGroups(), opensslName, ":"))
+		}
+		if m.own() != nil {
+			args = append(args, "--cert", m.own().CertFile, "--key", m.own().KeyFile)
+		}
+		out, err := s.curl(m.authority, args...).Finish()
+		if err != nil {
+			m.Error(err)
+		}
+		mustContain(m.T, "page", out, m.facts()...)
+	},
 }
 
 func TestCurlRefuses(t *testing.T) {

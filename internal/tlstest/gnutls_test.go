@@ -2,12 +2,12 @@ package tlstest_test
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/go-tcpls/tcpls/internal/tls13"
@@ -17,13 +17,79 @@ import (
 
 const gnutls13 = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 
-// gnutlsOnly is a priority string for one suite and some groups.
-func gnutlsOnly(suite string, groups ...string) string {
-	p := gnutls13 + ":-CIPHER-ALL:" + suite + ":-GROUP-ALL"
-	for _, g := range groups {
-		p += ":" + g
+// priority is the terms' priority string.
+func (m *meeting) priority(groups []group) string {
+	p := gnutls13
+	if m.suite.name != "" {
+		p += ":-CIPHER-ALL:+" + m.suite.gnutls
+	}
+	if m.group.id != 0 {
+		p += ":-GROUP-ALL:" + names(groups, func(g group) string { return "+" + g.gnutls }, ":")
 	}
 	return p
+}
+
+var gnutlsClient = &peer{
+	name: "gnutls-cli", programs: []string{"gnutls-cli"}, version: gnutlsVersion, lacks: gnutlsLacks,
+	client: func(m *meeting, s *served) {
+		args := []string{"--single-key-share"}
+		if m.own() != nil {
+			args = append(args, "--x509certfile", m.own().CertFile, "--x509keyfile", m.own().KeyFile)
+		}
+		switch m.special {
+		case alpn:
+			args = append(args, "--alpn", protocol)
+		case theirUpdate:
+			args = append(args, "--inline-commands")
+		case theirLimit:
+			args = append(args, "--recordsize", fmt.Sprint(sizeLimit))
+		}
+		p := s.gnutlsCLI(m.authority, m.priority(m.clientGroups()), args...)
+		p.WaitFor("Handshake was completed")
+		if m.special == theirUpdate {
+			p.Say("^rekey^")
+			p.WaitFor("Rekey was completed")
+		}
+		m.echoed(p, m.line()[:min(len(m.line()), sizeLimit-2)]) // it forgets what one record doesn't hold
+	},
+}
+
+var gnutlsServer = &peer{
+	name: "gnutls-serv", programs: []string{"gnutls-serv"}, version: gnutlsVersion,
+	lacks: func(t *testing.T, m terms) string {
+		if m.special == theirUpdate {
+			return "gnutls-serv has no option or command for it."
+		}
+		return gnutlsLacks(t, m)
+	},
+	server: func(m *meeting) (addr string, talk func(*tlstest.Conn)) {
+		args := echoServer(m.leaf(), m.priority([]group{m.group}))
+		if m.own() != nil {
+			args = append(args, "--x509cafile", m.authority.File, "--require-client-cert", "--verify-client-cert")
+		} else {
+			args = append(args, "-a")
+		}
+		switch m.special {
+		case alpn:
+			args = append(args, "--alpn", protocol)
+		case theirLimit:
+			args = append(args, "--recordsize", fmt.Sprint(sizeLimit))
+		}
+		_, addr = outside.GnuTLSServer(m.T, args...)
+		return addr, m.echoes(same)
+	},
+}
+
+func gnutlsVersion(t *testing.T) string {
+	line, _, _ := strings.Cut(outside.Run(t, "gnutls-cli", "--version"), "\n")
+	return strings.Replace(strings.TrimSpace(line), "gnutls-cli", "GnuTLS", 1)
+}
+
+func gnutlsLacks(t *testing.T, m terms) string {
+	if m.group == hybrid && !strings.Contains(outside.Run(t, "gnutls-cli", "--list"), hybrid.gnutls) {
+		return "This GnuTLS has no X25519MLKEM768."
+	}
+	return ""
 }
 
 // echoServer has the arguments of a gnutls-serv that echoes and asks for no
@@ -41,111 +107,16 @@ func (s *served) gnutlsCLI(a *outside.Authority, priority string, more ...string
 	}, more...), "127.0.0.1")...)
 }
 
-func TestGnuTLSServer(t *testing.T) {
-	outside.Need(t, "gnutls-serv")
-	serverMatrix(t, echoed, echoed, func(t *testing.T, leaf *outside.Leaf, suite commonSuite) (addr string) {
-		_, addr = outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "-a")...)
-		return addr
-	})
-}
-
-func TestGnuTLSClient(t *testing.T) {
-	outside.Need(t, "gnutls-cli")
-	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
-		p := s.gnutlsCLI(a, gnutlsOnly(suite.gnutls, group.gnutls))
-		p.WaitFor("Handshake was completed")
-		s.echoes(p, suite, group)
-	})
-}
-
-func TestGnuTLSRetry(t *testing.T) {
+func TestGnuTLSNoClientCertificate(t *testing.T) {
 	authority := outside.NewAuthority(t)
 	leaf := authority.Issue(t, outside.P256, nil)
-	t.Run("server", func(t *testing.T) {
-		_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly("+CIPHER-ALL", "+GROUP-SECP384R1"), "-a")...)
-		cfg := clientConfig(authority)
-		cfg.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP384}
-		c := mustDial(t, addr, cfg)
-		mustContain(t, "handshake", tlstest.Facts(c), "CurveP384", "retried=yes")
-		mustAnswer(t, c, "after a retry", "after a retry")
-		mustEndCleanly(t, c)
-	})
-	t.Run("client", func(t *testing.T) {
-		cfg := serverConfig(leaf)
-		cfg.CurvePreferences = []tls.CurveID{tls.CurveP384}
-		s := serve(t, cfg, tlstest.Behaviour{})
-		p := s.gnutlsCLI(authority, gnutlsOnly("+CIPHER-ALL", "+GROUP-SECP256R1", "+GROUP-SECP384R1"))
-		p.WaitFor("Handshake was completed")
-		p.Say("after a retry")
-		p.WaitFor("after a retry")
-		if _, err := p.Finish(); err != nil {
-			t.Error(err)
-		}
-		s.said("CurveP384", "retried=yes", "closed")
-	})
-}
-
-func TestGnuTLSClientCertificate(t *testing.T) {
-	authority := outside.NewAuthority(t)
-	leaf := authority.Issue(t, outside.P256, nil)
-	for _, kind := range outside.Kinds {
-		own := authority.Issue(t, kind, nil)
-		t.Run("server/"+kind, func(t *testing.T) {
-			_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutls13, "--x509cafile", authority.File, "--require-client-cert", "--verify-client-cert")...)
-			cfg := clientConfig(authority)
-			cfg.Certificates = []tls.Certificate{own.TLS}
-			c := mustDial(t, addr, cfg)
-			mustAnswer(t, c, "who am I", "who am I")
-			mustEndCleanly(t, c)
-		})
-		t.Run("client/"+kind, func(t *testing.T) {
-			cfg := serverConfig(leaf)
-			cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool
-			s := serve(t, cfg, tlstest.Behaviour{})
-			p := s.gnutlsCLI(authority, gnutls13, "--x509certfile", own.CertFile, "--x509keyfile", own.KeyFile)
-			p.WaitFor("Handshake was completed")
-			p.Say("who am I")
-			p.WaitFor("who am I")
-			if _, err := p.Finish(); err != nil {
-				t.Error(err)
-			}
-			s.said("peer=", kind, "closed")
-		})
+	_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutls13, "--x509cafile", authority.File, "--require-client-cert")...)
+	c := mustDial(t, addr, clientConfig(authority)) // complete before the server has judged
+	_, err := io.ReadAll(c)
+	var alert *tls13.AlertError
+	if !errors.As(err, &alert) || alert.Alert != tls13.AlertCertificateRequired {
+		t.Errorf("Read: %v, want the alert certificate_required", err)
 	}
-	t.Run("server/none", func(t *testing.T) {
-		_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutls13, "--x509cafile", authority.File, "--require-client-cert")...)
-		c := mustDial(t, addr, clientConfig(authority)) // complete before the server has judged
-		_, err := io.ReadAll(c)
-		var alert *tls13.AlertError
-		if !errors.As(err, &alert) || alert.Alert != tls13.AlertCertificateRequired {
-			t.Errorf("Read: %v, want the alert certificate_required", err)
-		}
-	})
-}
-
-func TestGnuTLSALPN(t *testing.T) {
-	authority := outside.NewAuthority(t)
-	leaf := authority.Issue(t, outside.P256, nil)
-	t.Run("server", func(t *testing.T) {
-		_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutls13, "-a", "--alpn", "b")...)
-		cfg := clientConfig(authority)
-		cfg.NextProtos = []string{"a", "b"}
-		c := mustDial(t, addr, cfg)
-		mustContain(t, "handshake", tlstest.Facts(c), "alpn=b")
-		mustEndCleanly(t, c)
-	})
-	t.Run("client", func(t *testing.T) {
-		cfg := serverConfig(leaf)
-		cfg.NextProtos = []string{"b", "a"}
-		s := serve(t, cfg, tlstest.Behaviour{})
-		p := s.gnutlsCLI(authority, gnutls13, "--alpn", "a", "--alpn", "b")
-		p.WaitFor("Application protocol: b")
-		p.WaitFor("Handshake was completed")
-		if _, err := p.Finish(); err != nil {
-			t.Error(err)
-		}
-		s.said("alpn=b", "closed")
-	})
 }
 
 // TestGnuTLSRefuses has clients that refuse our certificate.
@@ -209,9 +180,10 @@ func TestGnuTLSKeyUpdate(t *testing.T) {
 func TestGnuTLSBulk(t *testing.T) {
 	authority := outside.NewAuthority(t)
 	leaf := authority.Issue(t, outside.P256, nil)
-	for _, suite := range commonSuites {
-		t.Run("server/"+suite.id, func(t *testing.T) {
-			_, addr := outside.GnuTLSServer(t, echoServer(leaf, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "-a", "--recordsize", "1000")...)
+	for _, suite := range suites {
+		priority := gnutls13 + ":-CIPHER-ALL:+" + suite.gnutls
+		t.Run("server/"+suite.name, func(t *testing.T) {
+			_, addr := outside.GnuTLSServer(t, echoServer(leaf, priority, "-a", "--recordsize", "1000")...)
 			c := mustDial(t, addr, clientConfig(authority))
 			for i := range 100 {
 				line := fmt.Sprintf("%0999d", i)
@@ -219,9 +191,9 @@ func TestGnuTLSBulk(t *testing.T) {
 			}
 			mustEndCleanly(t, c)
 		})
-		t.Run("client/"+suite.id, func(t *testing.T) {
+		t.Run("client/"+suite.name, func(t *testing.T) {
 			s := serve(t, serverConfig(leaf), tlstest.Behaviour{})
-			p := s.gnutlsCLI(authority, gnutlsOnly(suite.gnutls, "+GROUP-ALL"), "--logfile", filepath.Join(t.TempDir(), "log"))
+			p := s.gnutlsCLI(authority, priority, "--logfile", filepath.Join(t.TempDir(), "log"))
 			// Line by line: gnutls-cli forgets lines that it has read ahead.
 			for i := range 100 {
 				line := fmt.Sprintf("%02000d", i)

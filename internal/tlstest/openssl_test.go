@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,78 +33,87 @@ func (s *served) sClient(a *outside.Authority, more ...string) *outside.Process 
 	}, more...)...)
 }
 
-func TestOpenSSLServer(t *testing.T) {
-	outside.Need(t, "openssl")
-	serverMatrix(t, "stressed", "desserts", func(t *testing.T, leaf *outside.Leaf, suite commonSuite) (addr string) {
-		_, addr = outside.OpenSSLServer(t, openssl13(leaf, "-ciphersuites", suite.id, "-rev")...)
-		return addr
-	})
-}
-
-func TestOpenSSLClient(t *testing.T) {
-	outside.Need(t, "openssl")
-	clientMatrix(t, func(s *served, a *outside.Authority, suite commonSuite, group commonGroup) {
-		p := s.sClient(a, "-ciphersuites", suite.id, "-groups", group.openssl)
+var opensslClient = &peer{
+	name: "OpenSSL s_client", programs: []string{"openssl"}, version: opensslVersion, lacks: opensslLacks,
+	client: func(m *meeting, s *served) {
+		p := s.sClient(m.authority, m.opensslArgs(m.own(), m.clientGroups())...)
 		p.WaitFor("Verify return code: 0 (ok)")
-		s.echoes(p, suite, group)
-	})
+		if m.special == theirUpdate {
+			p.Say("K") // it asks for our update too
+			p.WaitFor("KEYUPDATE")
+		}
+		m.echoed(p, m.line())
+	},
 }
 
-func TestOpenSSLRetry(t *testing.T) {
-	authority := outside.NewAuthority(t)
-	leaf := authority.Issue(t, outside.P256, nil)
-	for _, group := range commonGroups[1:] {
-		t.Run("server/"+group.openssl, func(t *testing.T) {
-			_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-groups", group.openssl, "-rev")...)
-			cfg := clientConfig(authority)
-			cfg.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, group.id}
-			c := mustDial(t, addr, cfg)
-			mustContain(t, "handshake", tlstest.Facts(c), group.id.String(), "retried=yes")
-			mustAnswer(t, c, "stressed", "desserts")
-			mustEndCleanly(t, c)
-		})
-		t.Run("client/"+group.openssl, func(t *testing.T) {
-			cfg := serverConfig(leaf)
-			cfg.CurvePreferences = []tls.CurveID{group.id}
-			s := serve(t, cfg, tlstest.Behaviour{})
-			p := s.sClient(authority, "-groups", "X25519:"+group.openssl)
-			p.WaitFor("Verify return code: 0 (ok)")
-			p.Say("after a retry")
-			p.WaitFor("after a retry")
-			if _, err := p.Finish(); err != nil {
-				t.Error(err)
-			}
-			s.said(group.id.String(), "retried=yes", "closed")
-		})
-	}
+var opensslServer = &peer{
+	name: "OpenSSL s_server", programs: []string{"openssl"}, version: opensslVersion,
+	lacks: func(t *testing.T, m terms) string {
+		if m.special == theirUpdate {
+			return "`s_server -rev` takes no commands; TestOpenSSLKeyUpdate has it update its keys without -rev."
+		}
+		return opensslLacks(t, m)
+	},
+	server: func(m *meeting) (addr string, talk func(*tlstest.Conn)) {
+		args := append(m.opensslArgs(m.leaf(), []group{m.group}), "-tls1_3", "-rev")
+		if m.own() != nil {
+			args = append(args, "-CAfile", m.authority.File, "-Verify", "1", "-verify_return_error")
+		}
+		_, addr = outside.OpenSSLServer(m.T, args...)
+		return addr, m.echoes(reversed)
+	},
 }
 
-func TestOpenSSLClientCertificate(t *testing.T) {
+func reversed(line string) string {
+	b := []byte(line)
+	slices.Reverse(b)
+	return string(b)
+}
+
+func opensslVersion(t *testing.T) string {
+	return strings.Join(strings.Fields(outside.Run(t, "openssl", "version"))[:2], " ")
+}
+
+func opensslLacks(t *testing.T, m terms) string {
+	switch {
+	case m.group == hybrid && !atLeast(opensslVersion(t), "OpenSSL ", 3, 5):
+		return "OpenSSL has X25519MLKEM768 since version 3.5."
+	case m.special == ourLimit || m.special == theirLimit:
+		return "OpenSSL has no record_size_limit."
+	}
+	return ""
+}
+
+// opensslArgs are the arguments that s_client and s_server share.
+func (m *meeting) opensslArgs(cert *outside.Leaf, groups []group) (args []string) {
+	if cert != nil {
+		args = append(args, "-cert", cert.CertFile, "-key", cert.KeyFile)
+	}
+	if m.suite.name != "" {
+		args = append(args, "-ciphersuites", m.suite.name)
+	}
+	if m.group.id != 0 {
+		args = append(args, "-groups", names(groups, opensslName, ":"))
+	}
+	if m.special == alpn {
+		args = append(args, "-alpn", protocol)
+	}
+	return args
+}
+
+// atLeast tells whether the version behind the first prefix in text is major.minor or later.
+func atLeast(text, prefix string, major, minor int) bool {
+	_, version, ok := strings.Cut(text, prefix)
+	var a, b int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &a, &b); !ok || n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
+
+func TestOpenSSLClientCertificateRefused(t *testing.T) {
 	authority := outside.NewAuthority(t)
 	leaf := authority.Issue(t, outside.P256, nil)
-	for _, kind := range outside.Kinds {
-		own := authority.Issue(t, kind, nil)
-		t.Run("server/"+kind, func(t *testing.T) {
-			_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-CAfile", authority.File, "-Verify", "1", "-verify_return_error", "-rev")...)
-			cfg := clientConfig(authority)
-			cfg.Certificates = []tls.Certificate{own.TLS}
-			c := mustDial(t, addr, cfg)
-			mustAnswer(t, c, "stressed", "desserts")
-			mustEndCleanly(t, c)
-		})
-		t.Run("client/"+kind, func(t *testing.T) {
-			cfg := serverConfig(leaf)
-			cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, authority.Pool
-			s := serve(t, cfg, tlstest.Behaviour{})
-			p := s.sClient(authority, "-cert", own.CertFile, "-key", own.KeyFile)
-			p.Say("who am I")
-			p.WaitFor("who am I")
-			if _, err := p.Finish(); err != nil {
-				t.Error(err)
-			}
-			s.said("peer=", kind, "closed")
-		})
-	}
 	t.Run("server/none", func(t *testing.T) {
 		_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-Verify", "1", "-rev")...)
 		c := mustDial(t, addr, clientConfig(authority)) // complete before the server has judged
@@ -131,38 +141,14 @@ func TestOpenSSLClientCertificate(t *testing.T) {
 	})
 }
 
-func TestOpenSSLALPN(t *testing.T) {
+func TestOpenSSLNoProtocol(t *testing.T) {
 	authority := outside.NewAuthority(t)
-	leaf := authority.Issue(t, outside.P256, nil)
-	t.Run("server", func(t *testing.T) {
-		_, addr := outside.OpenSSLServer(t, openssl13(leaf, "-alpn", "b,a", "-rev")...)
-		cfg := clientConfig(authority)
-		cfg.NextProtos = []string{"a", "b"}
-		c := mustDial(t, addr, cfg)
-		mustContain(t, "handshake", tlstest.Facts(c), "alpn=b")
-		mustEndCleanly(t, c)
-	})
-	t.Run("client", func(t *testing.T) {
-		cfg := serverConfig(leaf)
-		cfg.NextProtos = []string{"b", "a"}
-		s := serve(t, cfg, tlstest.Behaviour{})
-		p := s.sClient(authority, "-alpn", "a,b")
-		if protocol := p.WaitFor("ALPN protocol: "); protocol != "b" {
-			t.Errorf("s_client got protocol %q", protocol)
-		}
-		if _, err := p.Finish(); err != nil {
-			t.Error(err)
-		}
-		s.said("alpn=b", "closed")
-	})
-	t.Run("none in common", func(t *testing.T) {
-		cfg := serverConfig(leaf)
-		cfg.NextProtos = []string{"b"}
-		s := serve(t, cfg, tlstest.Behaviour{})
-		p := s.sClient(authority, "-alpn", "a")
-		p.WaitFor("alert no application protocol")
-		s.said("failed", "no_application_protocol")
-	})
+	cfg := serverConfig(authority.Issue(t, outside.P256, nil))
+	cfg.NextProtos = []string{"b"}
+	s := serve(t, cfg, tlstest.Behaviour{})
+	p := s.sClient(authority, "-alpn", "a")
+	p.WaitFor("alert no application protocol")
+	s.said("failed", "no_application_protocol")
 }
 
 // TestOpenSSLRefused has servers whose certificates we must refuse, by the
@@ -315,10 +301,10 @@ func TestOpenSSLKeyUpdate(t *testing.T) {
 func TestOpenSSLBulk(t *testing.T) {
 	authority := outside.NewAuthority(t)
 	leaf := authority.Issue(t, outside.P256, nil)
-	for _, suite := range commonSuites {
-		t.Run("client/"+suite.id, func(t *testing.T) {
+	for _, suite := range suites {
+		t.Run("client/"+suite.name, func(t *testing.T) {
 			s := serve(t, serverConfig(leaf), tlstest.Behaviour{KeyUpdate: true})
-			p := s.sClient(authority, "-ciphersuites", suite.id, "-quiet", "-no_ign_eof")
+			p := s.sClient(authority, "-ciphersuites", suite.name, "-quiet", "-no_ign_eof")
 			mustEchoBulk(t, p)
 			s.said("closed")
 		})

@@ -20,6 +20,7 @@ type Settings struct {
 	CAFile            string
 	ALPN, Groups      string // separated by commas
 	KeyLogFile        string
+	RecordSize        int
 	TCPLS             bool
 	Timeout           time.Duration
 	Behaviour
@@ -41,6 +42,7 @@ func (s *Settings) Register(fs *flag.FlagSet, modes string) {
 	fs.StringVar(&s.ALPN, "alpn", "", "application `protocols`, best first, separated by commas")
 	fs.StringVar(&s.Groups, "groups", "", "key exchange `groups`, best first, separated by commas: "+strings.Join(groupNames(), ", "))
 	fs.StringVar(&s.KeyLogFile, "keylog", "", "append the secrets to this `file`, for Wireshark")
+	fs.IntVar(&s.RecordSize, "record-size", 0, "the record_size_limit to announce, in `bytes`")
 	fs.BoolVar(&s.TCPLS, "tcpls", false, "negotiate the tcpls extension (and then go on with plain TLS)")
 	fs.BoolVar(&s.KeyUpdate, "key-update", false, "update the keys right after the handshake, and ask for the peer's update")
 	fs.DurationVar(&s.Timeout, "timeout", 10*time.Second, "one `limit` for the whole handshake")
@@ -120,7 +122,7 @@ func (s *Settings) Config() (cfg *tls13.Config, done func() error, err error) {
 		}
 		t.KeyLogWriter, done = f, f.Close
 	}
-	cfg = &tls13.Config{TLS: t}
+	cfg = &tls13.Config{TLS: t, RecordSizeLimit: s.RecordSize}
 	if s.TCPLS {
 		negotiateTCPLS(cfg)
 	}

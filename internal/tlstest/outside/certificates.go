@@ -24,12 +24,13 @@ import (
 const (
 	P256    = "P-256"
 	P384    = "P-384"
+	P521    = "P-521"
 	Ed25519 = "Ed25519"
 	RSA     = "RSA-2048"
 )
 
 // Kinds are all kinds of keys.
-var Kinds = []string{P256, P384, Ed25519, RSA}
+var Kinds = []string{P256, P384, P521, Ed25519, RSA}
 
 var keys = sync.OnceValues(func() (map[string]crypto.Signer, error) {
 	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -37,6 +38,10 @@ var keys = sync.OnceValues(func() (map[string]crypto.Signer, error) {
 		return nil, err
 	}
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +53,7 @@ var keys = sync.OnceValues(func() (map[string]crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]crypto.Signer{P256: p256, P384: p384, Ed25519: ed, RSA: r}, nil
+	return map[string]crypto.Signer{P256: p256, P384: p384, P521: p521, Ed25519: ed, RSA: r}, nil
 })
 
 // An Authority issues certificates for one test.
@@ -100,6 +105,9 @@ func (a *Authority) Issue(t testing.TB, kind string, change func(*x509.Certifica
 		NotBefore: year(2020), NotAfter: year(2100),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if kind == RSA {
+		template.KeyUsage |= x509.KeyUsageKeyEncipherment // NSS wants it, whatever the key is used for
 	}
 	if change != nil {
 		change(template)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,10 +19,15 @@ import (
 
 // debianPackage says for each program where it comes from.
 var debianPackage = map[string]string{
+	"certutil":    "libnss3-tools",
 	"curl":        "curl",
 	"gnutls-cli":  "gnutls-bin",
 	"gnutls-serv": "gnutls-bin",
+	"node":        "nodejs",
 	"openssl":     "openssl",
+	"pk12util":    "libnss3-tools",
+	"selfserv":    "libnss3-tools",
+	"tstclnt":     "libnss3-tools",
 }
 
 // Need skips the test where a program isn't installed. With CI=true in the
@@ -186,6 +192,17 @@ func (p *Process) Finish() (output string, err error) {
 	return p.Output(), p.err
 }
 
+// Run runs a program with arguments, which must succeed, and returns what it
+// has written.
+func Run(t testing.TB, program string, args ...string) (output string) {
+	t.Helper()
+	output, err := Start(t, program, args...).Finish()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, output)
+	}
+	return output
+}
+
 // Interrupt asks the program to end.
 func (p *Process) Interrupt() {
 	p.t.Helper()
@@ -212,19 +229,32 @@ func OpenSSLServer(t testing.TB, args ...string) (p *Process, addr string) {
 }
 
 // GnuTLSServer starts gnutls-serv with arguments and returns where it listens.
-// It always listens on all addresses, and can't choose its port by itself: if
-// another program came first, it gets another one.
 func GnuTLSServer(t testing.TB, args ...string) (p *Process, addr string) {
 	t.Helper()
+	return startOnPort(t, "gnutls-serv", "IPv4 0.0.0.0 port PORT...done", append([]string{"--port", "PORT"}, args...))
+}
+
+// NSSServer starts selfserv with arguments and returns where it listens.
+func NSSServer(t testing.TB, args ...string) (p *Process, addr string) {
+	t.Helper()
+	return startOnPort(t, "selfserv", "About to call accept", append([]string{"-v", "-p", "PORT"}, args...))
+}
+
+// startOnPort starts a server that listens on all addresses and can't choose
+// its port by itself: PORT stands for it in ready, what the server says when it
+// listens, and in args. If another program was there first, it gets another one.
+func startOnPort(t testing.TB, program, ready string, args []string) (p *Process, addr string) {
+	t.Helper()
+	i := slices.Index(args, "PORT")
 	for range 5 {
 		addr = freeAddr(t)
-		_, port, _ := net.SplitHostPort(addr)
-		p = Start(t, "gnutls-serv", append([]string{"--port", port}, args...)...)
-		if p.comesTo("IPv4 0.0.0.0 port " + port + "...done") {
+		_, args[i], _ = net.SplitHostPort(addr)
+		p = Start(t, program, args...)
+		if p.comesTo(strings.ReplaceAll(ready, "PORT", args[i])) {
 			return p, addr
 		}
 	}
-	t.Fatalf("gnutls-serv didn't start:\n%s", p.Output())
+	t.Fatalf("%s didn't start:\n%s", program, p.Output())
 	return nil, ""
 }
 
