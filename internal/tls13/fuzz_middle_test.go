@@ -27,21 +27,22 @@ type end struct {
 	keyLog   bytes.Buffer
 	finished bool // the handshake was complete when last looked at
 
-	says   [3]*record.Context // by epoch: what opens this end's records
-	hears  [3]*record.Context // what seals records for it
-	epoch  int                // of what it says
-	hand   []byte             // part of a message that it says
-	said   []byte             // all handshake messages
-	heard  []byte             // the same that it was given under the right keys
-	wire   []byte             // for it
-	joined []byte             // for the front of its next record
-	alerts []Alert            // that it sent
-	silent bool               // it may not say anything more
+	says   [epochs]*record.Context // what opens this end's records
+	hears  [epochs]*record.Context // what seals records for it
+	epoch  int                     // of what it says
+	hand   []byte                  // part of a message that it says
+	said   []byte                  // all handshake messages
+	heard  []byte                  // the same that it was given under the right keys
+	wire   []byte                  // for it
+	joined []byte                  // for the front of its next record
+	alerts []Alert                 // that it sent
+	silent bool                    // it may not say anything more
+	early  int                     // bytes of early data that it took
 }
 
-var logLabels = map[bool][3]string{
-	true:  {"", logClientHandshake, logClientApplication},
-	false: {"", logServerHandshake, logServerApplication},
+var logLabels = map[bool][epochs]string{
+	true:  {"", logClientEarly, logClientHandshake, logClientApplication},
+	false: {"", "", logServerHandshake, logServerApplication},
 }
 
 // secret is what the end's key log tells of a direction and epoch; nil if
@@ -56,10 +57,14 @@ func (e *end) secret(ofClient bool, epoch int) []byte {
 }
 
 // context returns the context of an epoch, once its keys are known.
-func (e *end) context(list *[3]*record.Context, ofClient bool, epoch int) *record.Context {
+func (e *end) context(list *[epochs]*record.Context, ofClient bool, epoch int) *record.Context {
 	if list[epoch] == nil && epoch != inTheClear {
 		if secret := e.secret(ofClient, epoch); secret != nil {
-			list[epoch] = record.NewContext(must(e.conn.Suite().Keys(secret)), 0)
+			suite := e.conn.Suite()
+			if suite == nil { // a client's early data
+				suite = selectSuite(suitesAESFirst)
+			}
+			list[epoch] = record.NewContext(must(suite.Keys(secret)), 0)
 		}
 	}
 	return list[epoch]
@@ -69,6 +74,9 @@ func (e *end) context(list *[3]*record.Context, ofClient bool, epoch int) *recor
 // holds none.
 func (m *middle) open(e *end) (list []item) {
 	out := e.conn.Output()
+	if e.conn.EarlyContextSend() != nil && len(out) > 0 {
+		out = append(bytes.Clone(out), must(e.conn.WriteEarly(nil, []byte("early data")))...)
+	}
 	if len(out) > 0 && e.silent {
 		m.t.Fatalf("an end says more after its last word: %x", out)
 	}
@@ -101,7 +109,7 @@ func (m *middle) open(e *end) (list []item) {
 
 // openSealed opens a record of the end's epoch, or else the next.
 func (m *middle) openSealed(e *end, rec []byte) (record.Type, []byte) {
-	for epoch := max(e.epoch, underHandshakeKeys); epoch <= underApplicationKeys; epoch++ {
+	for epoch := max(e.epoch, underEarlyKeys); epoch <= underApplicationKeys; epoch++ {
 		if ctx := e.context(&e.says, e.conn.isClient, epoch); ctx != nil {
 			if content, typ, err := ctx.Open(make([]byte, 0, len(rec)), rec); err == nil {
 				e.epoch = epoch
@@ -123,7 +131,7 @@ func (m *middle) deliver(e *end, it item) {
 	e.joined = nil
 	epoch := it.epoch
 	if it.stray {
-		epoch = (epoch + 1) % 3
+		epoch = (epoch + 1) % epochs
 	}
 	ctx := e.context(&e.hears, !e.conn.isClient, epoch)
 	if it.typ == record.ChangeCipherSpec {
@@ -150,13 +158,21 @@ func (m *middle) feed(e *end, rec []byte) {
 		return
 	}
 	e.wire = append(e.wire, rec...)
-	var n int
-	if e.conn.HandshakeComplete() {
-		_, n, e.err = e.conn.Read(nil, e.wire)
-	} else {
-		n, e.err = e.conn.Feed(e.wire)
+	for n := 1; n > 0 && e.err == nil; e.wire = e.wire[n:] {
+		switch {
+		case e.conn.HandshakeComplete():
+			_, n, e.err = e.conn.Read(nil, e.wire)
+		case e.conn.EarlyData():
+			var data []byte
+			data, n, e.err = e.conn.ReadEarly(nil, e.wire)
+			e.early += len(data)
+		default:
+			n, e.err = e.conn.Feed(e.wire)
+		}
 	}
-	e.wire = e.wire[n:]
+	if e.early > maxEarlyOfFuzz {
+		m.t.Fatalf("%d bytes of early data, %d are allowed", e.early, maxEarlyOfFuzz)
+	}
 	if len(e.conn.hand) > messageHeadLen+maxCertificate+record.MaxPlaintext || len(e.wire) > record.HeaderLen+record.MaxCiphertext {
 		m.t.Fatalf("an end keeps %d and leaves %d bytes", len(e.conn.hand), len(e.wire))
 	}
@@ -185,7 +201,8 @@ func (m *middle) checkComplete(e *end) {
 	if len(e.heard) < messageHeadLen+e.conn.suite.HashLen || e.heard[len(e.heard)-messageHeadLen-e.conn.suite.HashLen] != byte(typeFinished) {
 		m.t.Fatal("complete without the peer's Finished")
 	}
-	if e.conn.peer == nil || e.conn.isClient && len(e.conn.ConnectionState().VerifiedChains) == 0 {
+	state := e.conn.ConnectionState()
+	if e.conn.peer == nil || e.conn.isClient && len(state.VerifiedChains) == 0 && e.conn.PSKUsed() == nil {
 		m.t.Fatal("complete without evidence of the peer")
 	}
 }
@@ -235,17 +252,40 @@ func (m *middle) checkEnd(e *end) {
 	}
 }
 
-// What the first byte of FuzzHandshake's input switches on.
+// What the first byte of the fuzzers' input switches on.
 const (
 	withTCPLS = 1 << iota
 	withClientCertificate
 	withRetry
 	withSmallRecords
 	withProtocols
+	withTicket
+	withUserPSK
+	withEarlyData
 )
 
-func newMiddle(t *testing.T, setting byte, input []byte) *middle {
-	client, server := &Config{TLS: clientTLS()}, &Config{TLS: serverTLS()}
+const maxEarlyOfFuzz = 100
+
+// fuzzWorld has the configurations that a setting asks for.
+func fuzzWorld(setting byte) *world {
+	w := newWorld()
+	client, server := w.client, w.server
+	if setting&withTicket == 0 {
+		client.TLS.ClientSessionCache = nil
+	}
+	if setting&withEarlyData != 0 {
+		w.withEarlyData()
+		client.MaxEarlyData, server.MaxEarlyData = maxEarlyOfFuzz, maxEarlyOfFuzz
+	}
+	if setting&withUserPSK != 0 {
+		client.PSK = &PSK{Identity: []byte("token"), Secret: bytes.Repeat([]byte{9}, 32), Suite: selectSuite(suitesAESFirst), MaxEarlyData: client.MaxEarlyData}
+		server.LookupPSK = func(id []byte) (*PSK, error) {
+			if bytes.Equal(id, client.PSK.Identity) {
+				return client.PSK, nil
+			}
+			return nil, nil
+		}
+	}
 	if setting&withClientCertificate != 0 {
 		client.TLS.Certificates = []tls.Certificate{testCertificates()["Ed25519"]}
 		server.TLS.ClientAuth, server.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority().pool
@@ -261,10 +301,20 @@ func newMiddle(t *testing.T, setting byte, input []byte) *middle {
 	if setting&withProtocols != 0 {
 		client.TLS.NextProtos, server.TLS.NextProtos = []string{"a", "b"}, []string{"b"}
 	}
-	m := &middle{t: t, client: new(end), server: new(end), script: parseScript(input)}
-	client.TLS.KeyLogWriter, server.TLS.KeyLogWriter = &m.client.keyLog, &m.server.keyLog
 	own := setting&withTCPLS != 0
-	m.client.conn, m.server.conn = newTestPair(t, withExtension(client, own), withExtension(server, own))
+	withExtension(client, own)
+	withExtension(server, own)
+	return w
+}
+
+func newMiddle(t *testing.T, setting byte, input []byte) *middle {
+	w := fuzzWorld(setting)
+	if setting&withTicket != 0 && setting&withUserPSK == 0 {
+		w.meet(t) // nobody is in the middle, and the client gets a ticket
+	}
+	m := &middle{t: t, client: new(end), server: new(end), script: parseScript(input)}
+	w.client.TLS.KeyLogWriter, w.server.TLS.KeyLogWriter = &m.client.keyLog, &m.server.keyLog
+	m.client.conn, m.server.conn = newTestPair(t, w.client, w.server)
 	return m
 }
 
@@ -272,7 +322,7 @@ func newMiddle(t *testing.T, setting byte, input []byte) *middle {
 // in the middle, even one who knows all traffic secrets, can make an end
 // believe that it talks to its peer when it doesn't.
 func FuzzHandshake(f *testing.F) {
-	addScripts(f, 32)
+	addScripts(f)
 	f.Fuzz(func(t *testing.T, setting byte, input []byte) {
 		cryptotest.SetGlobalRandom(t, uint64(setting))
 		m := newMiddle(t, setting, input)

@@ -198,7 +198,7 @@ func (h *hostile) afterwards(list ...outgoing) {
 
 // FuzzHostileServer is a server with a good certificate that says anything.
 func FuzzHostileServer(f *testing.F) {
-	addScripts(f, 32)
+	addScripts(f)
 	f.Fuzz(func(t *testing.T, setting byte, input []byte) {
 		cryptotest.SetGlobalRandom(t, uint64(setting))
 		client := clientTLS()
@@ -267,7 +267,7 @@ func (h *hostile) serve(setting byte) {
 
 // FuzzHostileClient is a client with a good certificate that says anything.
 func FuzzHostileClient(f *testing.F) {
-	addScripts(f, 32)
+	addScripts(f)
 	f.Fuzz(func(t *testing.T, setting byte, input []byte) {
 		cryptotest.SetGlobalRandom(t, uint64(setting))
 		server := serverTLS()

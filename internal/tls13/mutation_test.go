@@ -13,7 +13,7 @@ import (
 type item struct {
 	typ     record.Type
 	content []byte
-	epoch   int  // of the keys that it belongs under: clear, handshake, application
+	epoch   int  // of the keys that it belongs under
 	stray   bool // goes under other keys than those
 	damaged bool // a bit of the sealed record is flipped
 	joined  bool // shares its record with what follows
@@ -23,8 +23,10 @@ type item struct {
 // The epochs of a direction.
 const (
 	inTheClear = iota
+	underEarlyKeys
 	underHandshakeKeys
 	underApplicationKeys
+	epochs
 )
 
 // A mutation changes the item at one place of a conversation.
@@ -71,13 +73,13 @@ func (s *script) change(it item) []item {
 
 // addScripts seeds a fuzzer with every setting unchanged, and every action at
 // several places.
-func addScripts(f *testing.F, settings byte) {
-	for setting := range settings {
-		f.Add(setting, []byte{})
+func addScripts(f *testing.F) {
+	for setting := range 256 {
+		f.Add(byte(setting), []byte{})
 	}
 	for action := range byte(len(actions)) {
 		for place := range byte(8) {
-			f.Add((action+place)%settings, []byte{place, action, 3 * place, 5*action + place})
+			f.Add(37*(action+place), []byte{place, action, 3 * place, 5*action + place})
 		}
 	}
 }

@@ -175,3 +175,14 @@ func TestUserPSK(t *testing.T) {
 		}
 	}
 }
+
+// TestTicketsInSmallRecords has tickets longer than the records that the
+// client takes.
+func TestTicketsInSmallRecords(t *testing.T) {
+	w := newWorld()
+	w.client.RecordSizeLimit = 64
+	for _, want := range []bool{false, true} {
+		c, s := w.meet(t)
+		wantResumed(t, want, c, s)
+	}
+}

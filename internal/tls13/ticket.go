@@ -7,8 +7,6 @@ import (
 	"io"
 	"sync"
 	"time"
-
-	"github.com/go-tcpls/tcpls/internal/record"
 )
 
 // ticketState is what an end keeps for tickets.
@@ -250,13 +248,7 @@ func (c *Conn) sendTickets() error {
 		if err != nil {
 			return err
 		}
-		if raw == nil {
-			c.tickets.due = 0
-			return nil
-		}
-		if err := c.appendRecord(record.Handshake, raw); err != nil {
-			return err
-		}
+		c.queue(raw) // nil where none is due after all
 	}
-	return nil
+	return c.flush() // in records as small as the client wants them
 }
