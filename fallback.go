@@ -226,7 +226,22 @@ func (c *engineConn) open() error {
 		_ = c.flush(nil) // the error is kept for Write
 		c.outMu.Unlock()
 	}
+	if err != nil && err != io.EOF {
+		c.end()
+	}
 	return err
+}
+
+// end closes our side of a connection whose engine has failed, behind the alert
+// that is due (RFC 8446, 6.2). A writer is in the way for lingerTime at most.
+func (c *engineConn) end() {
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(lingerTime))
+	c.outMu.Lock()
+	defer c.outMu.Unlock()
+	_ = c.flush(nil) // the error that ends the connection is the engine's
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		_ = c.Conn.Close()
+	}
 }
 
 // fill reads more from the connection. Timeouts leave everything as it was.
@@ -283,8 +298,10 @@ func (c *engineConn) flush(data []byte) error {
 	}
 	c.mu.Unlock()
 	c.sealed = out
-	if err == nil && len(out) > 0 {
-		_, err = c.Conn.Write(out)
+	if len(out) > 0 { // an engine that has just failed may have an alert to send
+		if _, werr := c.Conn.Write(out); err == nil {
+			err = werr
+		}
 	}
 	if cap(c.sealed) > 4*maxRecord {
 		c.sealed = nil

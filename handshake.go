@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -246,10 +247,10 @@ func readHello(ctx context.Context, conn net.Conn, timeout time.Duration) (*tls1
 		if hello != nil || err != nil {
 			return hello, read, err
 		}
-		if need > cap(read) {
-			read = append(make([]byte, 0, need), read...)
-		}
 		for len(read) < need {
+			if len(read) == cap(read) { // what was only announced takes no room
+				read = slices.Grow(read, len(read))
+			}
 			n, err := conn.Read(read[len(read):cap(read)])
 			read = read[:len(read)+n]
 			h.heard = len(read) > 0

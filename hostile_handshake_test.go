@@ -203,8 +203,7 @@ func (r *rogue) sealed(t record.Type, content ...byte) {
 // alerts reads up to the end of the connection and returns the alerts in it.
 func (r *rogue) alerts() (list [][]byte) {
 	r.t.Helper()
-	for r.fill() == nil { // by FIN or RST
-	}
+	r.wantEnd()
 	var open []*record.Context
 	labels := []string{"SERVER_HANDSHAKE_TRAFFIC_SECRET", "SERVER_TRAFFIC_SECRET_0"}
 	if !r.client {
