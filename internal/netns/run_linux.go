@@ -54,7 +54,7 @@ func Run(t *testing.T, f func(t *testing.T)) {
 // start runs the test binary in new namespaces.
 func start(t *testing.T, args []string) (string, error) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), inside+"="+t.Name())
+	cmd.Env = append(os.Environ(), inside+"="+t.Name(), "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=10")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if uid := os.Getuid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER

@@ -1,5 +1,6 @@
 // Package osnet is what the kernel knows and does for one TCP connection:
-// socket options, TCP_INFO, and reads and writes that never wait.
+// socket options, TCP_INFO, and reads and writes that never wait; and what it
+// tells of the machine's links and addresses.
 //
 // Socket options take a [syscall.RawConn], which is safe for concurrent use.
 // They work on Linux; elsewhere they return an [*UnsupportedError].

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package osnet
+
+import "context"
+
+func newWatch() func(context.Context, func(Event)) { return polling(interfaces, pollEvery) }
