@@ -17,7 +17,9 @@ type Config struct {
 	// TLS is the configuration in the vocabulary of crypto/tls; nil means
 	// its zero value. It is never modified. The table tlsFields tells what
 	// becomes of each field; what can't be honoured is refused by NewClient
-	// and NewServer with an error that names it.
+	// and NewServer with an error that names it. Methods of its
+	// ClientSessionCache are called under a lock that all Conns share, so that
+	// no ticket is used twice.
 	//
 	// Rand is read for what the hellos carry: randoms, session id and GREASE.
 	// Since Go 1.26 the packages beneath make keys and signatures from their

@@ -159,6 +159,7 @@ func (c *Conn) CloseNotify() {
 	case c.err != nil || c.taken || c.data.closeSent:
 	case !c.complete:
 		c.abort(&Error{Alert: AlertCloseNotify, text: "closed during the handshake"})
+	case c.sendTaken: // the keys' user says so
 	default:
 		c.data.closeSent = true
 		if !c.appendAlert(AlertCloseNotify) {

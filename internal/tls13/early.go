@@ -53,9 +53,8 @@ func (c *Conn) earlyKeys(p *psk, sum, clientRandom []byte) error {
 func (c *Conn) EarlyDataAccepted() bool { return c.early.accepted }
 
 // ExportEarlyKeyingMaterial is ExportKeyingMaterial for what early data may
-// depend on (section 7.5). It is possible on a client that may send early
-// data, and on a server that accepted it. Nothing in it is new to a connection
-// that replays the ClientHello.
+// depend on (section 7.5). It is possible while early data may be sent, or
+// received. A connection that replays the ClientHello has the same.
 func (c *Conn) ExportEarlyKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
 	if c.early.exporter.secret == nil {
 		return nil, ErrNoEarlyData
@@ -128,7 +127,10 @@ func (h *clientHandshake) startEarly() error {
 }
 
 // endEarly forgets the early keys.
-func (c *Conn) endEarly() { c.early.context, c.early.left = nil, 0 }
+func (c *Conn) endEarly() {
+	clear(c.early.exporter.secret)
+	c.early.context, c.early.exporter, c.early.left = nil, exporterSecret{}, 0
+}
 
 // The server's side.
 

@@ -136,7 +136,13 @@ func feed(c *Conn, p []byte, before error) error {
 		_, _, err := c.Read(nil, p)
 		return err
 	}
-	_, err := c.Feed(p)
+	n, err := c.Feed(p)
+	if err == nil && c.EarlyData() {
+		var used int
+		if _, used, err = c.ReadEarly(nil, p[n:]); err == nil {
+			_, err = c.Feed(p[n+used:])
+		}
+	}
 	return err
 }
 

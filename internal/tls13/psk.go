@@ -15,6 +15,7 @@ import (
 // section 4.2.11.2), and it has an age.
 type PSK struct {
 	// Identity is what the client names it by: 1 to 16384 bytes, in the clear.
+	// On a server it is that of the look-up.
 	Identity []byte
 	// Secret is the PSK itself, any number of bytes but none. It is copied
 	// into the key schedule and not kept.

@@ -25,6 +25,7 @@ type puppet struct {
 	read, write *record.Context
 	traffic     trafficSecrets
 	handshake   handshakeSecret
+	psk         []byte // nil: none is in use
 	app         trafficSecrets
 
 	client *clientHandshake // a client's hello and keys
@@ -274,7 +275,7 @@ func (p *puppet) serverHelloCame(m message) {
 }
 
 func (p *puppet) keys(shared []byte) {
-	p.handshake = newEarlySecret(p.suite, nil).handshake(shared)
+	p.handshake = newEarlySecret(p.suite, p.psk).handshake(shared)
 	sum := p.transcript.sum()
 	p.traffic = trafficSecrets{p.handshake.clientTraffic(sum), p.handshake.serverTraffic(sum)}
 	p.setKeys(p.traffic)

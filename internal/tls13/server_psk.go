@@ -3,7 +3,6 @@ package tls13
 import (
 	"bytes"
 	"crypto/hmac"
-	"errors"
 	"slices"
 
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -79,16 +78,15 @@ func (h *serverHandshake) lookup(identity []byte) (*psk, error) {
 	if c.cfg.LookupPSK != nil {
 		own, err := c.cfg.LookupPSK(bytes.Clone(identity))
 		if err != nil {
-			if alert, ok := errors.AsType[*Error](err); ok {
-				return nil, alert
-			}
-			return nil, because(AlertHandshakeFailure, err, "client's PSK is refused")
+			return nil, refusal(AlertHandshakeFailure, err, "client's PSK is refused")
 		}
 		if own != nil {
-			if err := own.check("PSK"); err != nil {
+			offered := *own
+			offered.Identity = bytes.Clone(identity)
+			if err := offered.check("PSK"); err != nil {
 				return nil, because(AlertInternalError, err, "LookupPSK")
 			}
-			return userPSK(own), nil
+			return userPSK(&offered), nil
 		}
 	}
 	if c.tls.SessionTicketsDisabled {

@@ -107,7 +107,8 @@ func parseSession(entry []byte) (*session, error) {
 		return nil, errSession
 	}
 	v.suite = record.SuiteByID(suite)
-	if v.suite == nil || len(v.secret) != v.suite.HashLen {
+	if v.suite == nil || len(v.secret) != v.suite.HashLen ||
+		v.isClient && (sendLimit < minRecordSizeLimit-1 || sendLimit > record.MaxPlaintext) {
 		return nil, errSession
 	}
 	v.since, v.created = time.UnixMilli(int64(since)), time.UnixMilli(int64(created))

@@ -208,7 +208,7 @@ func (c *Conn) sealTicket(s *session) ([]byte, error) {
 	}
 	ticket, err := seal(c.ConnectionState(), state)
 	if err != nil {
-		return nil, because(AlertInternalError, err, "sealing a session ticket")
+		return nil, refusal(AlertInternalError, err, "sealing a session ticket")
 	}
 	if len(ticket) > maxIdentity {
 		return nil, nil
@@ -227,7 +227,7 @@ func (c *Conn) openTicket(ticket []byte) (*session, error) {
 	}
 	state, err := open(bytes.Clone(ticket), c.ConnectionState())
 	if err != nil {
-		return nil, because(AlertInternalError, err, "UnwrapSession")
+		return nil, refusal(AlertInternalError, err, "UnwrapSession")
 	}
 	entries := ownEntries(state)
 	if len(entries) != 1 {
