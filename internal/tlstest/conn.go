@@ -36,6 +36,7 @@ type Conn struct {
 	inMu    sync.Mutex // one Read at a time
 	raw     []byte     // received, not opened
 	data    []byte     // opened, not read
+	early   int        // bytes of early data sent, or received
 	readErr error
 
 	outMu    sync.Mutex // one writer to the transport, in the order of sealing
@@ -69,6 +70,21 @@ func newConn(transport net.Conn, cfg *tls13.Config, end func(*tls13.Config) (*tl
 // Engine returns the engine, whose facts may be asked between calls of the
 // Conn's own methods.
 func (c *Conn) Engine() *tls13.Conn { return c.engine }
+
+// WriteEarly sends data with the ClientHello, if the server's ticket allows as
+// much; otherwise the error is one of the engine's. Handshake must come next,
+// after which the engine's EarlyDataAccepted tells whether the server took it.
+func (c *Conn) WriteEarly(data []byte) error {
+	c.mu.Lock()
+	out, err := c.engine.WriteEarly(nil, data)
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	c.early = len(data)
+	_, err = c.Conn.Write(out)
+	return err
+}
 
 // Handshake runs the whole handshake under one deadline, however slowly the
 // peer spreads its bytes. After an error the peer has been told by an alert
@@ -106,13 +122,24 @@ func (c *Conn) complete() bool {
 	return c.engine.HandshakeComplete()
 }
 
-// feed gives the handshake what has arrived.
+// feed gives the handshake what has arrived. A server's early data, of which
+// Config.MaxEarlyData is the most, is kept for Read.
 func (c *Conn) feed() error {
 	c.mu.Lock()
-	n, err := c.engine.Feed(c.raw)
-	c.mu.Unlock()
-	c.used(n)
-	return err
+	defer c.mu.Unlock()
+	for {
+		n, err := c.engine.Feed(c.raw)
+		c.used(n)
+		if err != nil || !c.engine.EarlyData() {
+			return err
+		}
+		c.data, n, err = c.engine.ReadEarly(c.data, c.raw)
+		c.used(n)
+		c.early = len(c.data)
+		if err != nil || c.engine.EarlyData() {
+			return err
+		}
+	}
 }
 
 func (c *Conn) used(n int) { c.raw = append(c.raw[:0], c.raw[n:]...) }

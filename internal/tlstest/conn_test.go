@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -101,6 +103,13 @@ func dial(t *testing.T, addr string, cfg *tls.Config) (*tlstest.Conn, error) {
 
 func dialEngine(t *testing.T, addr string, cfg *tls13.Config) (*tlstest.Conn, error) {
 	t.Helper()
+	c := newClient(t, addr, cfg)
+	return c, c.Handshake(patience)
+}
+
+// newClient connects our client, whose handshake comes next.
+func newClient(t *testing.T, addr string, cfg *tls13.Config) *tlstest.Conn {
+	t.Helper()
 	transport, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +119,7 @@ func dialEngine(t *testing.T, addr string, cfg *tls13.Config) (*tlstest.Conn, er
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, c.Handshake(patience)
+	return c
 }
 
 func mustDial(t *testing.T, addr string, cfg *tls.Config) *tlstest.Conn {
@@ -191,6 +200,8 @@ func TestOurselves(t *testing.T) {
 		server, client tlstest.Behaviour
 		groups         []tls.CurveID // of the server
 		get, in        string
+		resume         int
+		early          bool
 		out, facts     string
 	}{
 		{name: "echo", in: "one\ntwo\nthe end", out: "one\ntwo\nthe end"},
@@ -204,19 +215,71 @@ func TestOurselves(t *testing.T) {
 		},
 		{name: "retry", server: tlstest.Behaviour{Mode: tlstest.ModeEcho}, groups: []tls.CurveID{tls.SecP384r1MLKEM1024}, in: "one\n", out: "one\n", facts: "retried=yes"},
 		{name: "key updates", server: tlstest.Behaviour{KeyUpdate: true}, client: tlstest.Behaviour{KeyUpdate: true}, in: "one\n", out: "one\n"},
+		{name: "resumption", in: "one\n", resume: 2, out: "one\n", facts: "resumed=yes"},
+		{name: "early data", in: "one\n", resume: 1, early: true, out: "one\n", facts: "early=4"},
+		{name: "early page", get: "/", resume: 1, early: true, out: "early="},
+		{name: "early data without a ticket", in: "one\n", early: true, out: "one\n"},
+		{name: "more than a ticket allows", in: strings.Repeat("0123456789\n", maxEarly/10), resume: 1, early: true, out: "0123456789\n", facts: "early=4096"},
+		{
+			name: "early data refused", groups: []tls.CurveID{tls.SecP384r1MLKEM1024},
+			in: "one\n", resume: 1, early: true, out: "one\n", facts: "retried=yes resumed=yes",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cfg := serverConfig(leaf)
-			cfg.CurvePreferences = test.groups
-			s := serve(t, cfg, test.server)
-			client := &tlstest.TestClient{Config: &tls13.Config{TLS: clientConfig(authority)}, Get: test.get, Behaviour: test.client}
+			cfg := &tls13.Config{TLS: serverConfig(leaf), MaxEarlyData: maxEarly, FirstUse: new(tlstest.Strikes).FirstUse}
+			cfg.TLS.CurvePreferences = test.groups
+			s := serveEngine(t, cfg, test.server)
+			client := &tlstest.TestClient{
+				Config: &tls13.Config{TLS: clientConfig(authority)}, Get: test.get, Resume: test.resume, Early: test.early, Behaviour: test.client,
+			}
+			client.Config.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+			if test.early {
+				client.Config.MaxEarlyData = math.MaxUint32
+			}
 			out, facts, err := runClient(t, s.addr, client, test.in)
 			if err != nil {
 				t.Fatal(err)
 			}
 			mustContain(t, "output", out, test.out)
 			mustContain(t, "facts", facts, test.facts, "TLS 1.3 TLS_", "MLKEM")
-			s.said("name=localhost", ": closed")
+			if test.get == "" && test.client.Mode == "" && out != test.in {
+				t.Errorf("the echo of %d bytes has %d, or others", len(test.in), len(out))
+			}
+			for range 1 + test.resume {
+				s.said("name=localhost", ": closed")
+			}
+		})
+	}
+}
+
+// TestStrikes fills a strike register, with what is still to be remembered and
+// with what isn't.
+func TestStrikes(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		until    time.Time
+		thenMore bool
+	}{
+		{"fresh", time.Now().Add(time.Hour), false},
+		{"stale", time.Now().Add(-time.Hour), true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var s tlstest.Strikes
+			id := make([]byte, 32)
+			n := uint32(0)
+			for ; n < 1<<16; n++ {
+				binary.BigEndian.PutUint32(id, n)
+				if !s.FirstUse(id, test.until) {
+					t.Fatalf("use %d isn't taken for the first", n)
+				}
+				if n == 0 && s.FirstUse(id, test.until) {
+					t.Fatal("the second use is taken for the first")
+				}
+			}
+			binary.BigEndian.PutUint32(id, n)
+			if s.FirstUse(id, test.until) != test.thenMore {
+				t.Errorf("a full register takes more: %v, want %v", !test.thenMore, test.thenMore)
+			}
 		})
 	}
 }

@@ -44,8 +44,20 @@ var gnutlsClient = &peer{
 		case theirLimit:
 			args = append(args, "--recordsize", fmt.Sprint(sizeLimit))
 		}
+		if m.special.resumes() {
+			args = append(args, "--resume", "--waitresumption")
+		}
+		if m.special.isEarly() {
+			args = append(args, "--earlydata", m.file(m.earlyLine()+"\n"))
+		}
 		p := s.gnutlsCLI(m.authority, m.priority(m.clientGroups()), args...)
 		p.WaitFor("Handshake was completed")
+		if m.special.resumes() {
+			p.WaitFor("This is a resumed session")
+		}
+		if m.special == early {
+			p.WaitFor(m.earlyLine()) // echoed
+		}
 		if m.special == theirUpdate {
 			p.Say("^rekey^")
 			p.WaitFor("Rekey was completed")
@@ -74,6 +86,8 @@ var gnutlsServer = &peer{
 			args = append(args, "--alpn", protocol)
 		case theirLimit:
 			args = append(args, "--recordsize", fmt.Sprint(sizeLimit))
+		case early, earlyRetry:
+			args = append(args, "--earlydata", "--maxearlydata", fmt.Sprint(maxEarly))
 		}
 		_, addr = outside.GnuTLSServer(m.T, args...)
 		return addr, m.echoes(same)
@@ -86,8 +100,11 @@ func gnutlsVersion(t *testing.T) string {
 }
 
 func gnutlsLacks(t *testing.T, m terms) string {
-	if m.group == hybrid && !strings.Contains(outside.Run(t, "gnutls-cli", "--list"), hybrid.gnutls) {
+	switch {
+	case m.group == hybrid && !strings.Contains(outside.Run(t, "gnutls-cli", "--list"), hybrid.gnutls):
 		return "This GnuTLS has no X25519MLKEM768."
+	case m.special == earlyRetry:
+		return "GnuTLS fails here with OpenSSL 3.0 as its peer too: its server tries to open early data that it has refused, its client falls silent after the HelloRetryRequest."
 	}
 	return ""
 }

@@ -15,19 +15,27 @@ var goClient = &peer{
 	name: "Go client", version: goVersion, lacks: goLacks,
 	client: func(m *meeting, s *served) {
 		cfg := m.clientConfig().TLS
-		c, err := tls.Dial("tcp", s.addr, cfg)
-		if err != nil {
-			m.Fatal(err)
-		}
-		defer c.Close()
-		mustAnswer(m.T, c, m.line(), m.line())
-		if err := c.CloseWrite(); err != nil {
-			m.Error(err)
-		}
-		if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
-			m.Errorf("at the end: %d bytes more, %v; want our close_notify", len(rest), err)
+		m.goConnect(s.addr, cfg)
+		if m.special.resumes() {
+			m.goConnect(s.addr, cfg)
 		}
 	},
+}
+
+// goConnect makes one connection by crypto/tls.
+func (m *meeting) goConnect(addr string, cfg *tls.Config) {
+	c, err := tls.Dial("tcp", addr, cfg)
+	if err != nil {
+		m.Fatal(err)
+	}
+	defer c.Close()
+	mustAnswer(m.T, c, m.line(), m.line())
+	if err := c.CloseWrite(); err != nil {
+		m.Error(err)
+	}
+	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+		m.Errorf("at the end: %d bytes more, %v; want our close_notify", len(rest), err)
+	}
 }
 
 var goServer = &peer{
@@ -65,6 +73,8 @@ func goLacks(_ *testing.T, m terms) string {
 	switch {
 	case m.suite.name != "":
 		return "crypto/tls doesn't let its users choose suites of TLS 1.3; the tests of `internal/tls13` meet it with each of them."
+	case m.special.isEarly():
+		return "crypto/tls has no early data over TCP."
 	case m.special == theirUpdate:
 		return "crypto/tls answers key updates, but has no call for one."
 	case m.special == ourLimit || m.special == theirLimit:

@@ -3,6 +3,7 @@ package tlstest_test
 import (
 	"crypto/tls"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -50,10 +51,21 @@ const (
 	theirUpdate special = "key update, by the program"
 	ourLimit    special = "record_size_limit, by us"
 	theirLimit  special = "record_size_limit, by the program"
+	// These take a second connection.
+	resume     special = "resumption"
+	early      special = "0-RTT"
+	earlyRetry special = "0-RTT, refused by a HelloRetryRequest"
 )
+
+func (s special) resumes() bool { return s == resume || s == early || s == earlyRetry }
+func (s special) isEarly() bool { return s == early || s == earlyRetry }
+func (s special) retries() bool { return s == retry || s == earlyRetry }
 
 // protocol is what alpn agrees on.
 const protocol = "http/1.1"
+
+// maxEarly is how much early data a ticket of ours allows.
+const maxEarly = 4 << 10
 
 // sizeLimit is what ourLimit and theirLimit announce.
 const sizeLimit = 512
@@ -107,10 +119,10 @@ func features() (all []feature) {
 	all = append(all, feature{string(retry), []terms{
 		{group: p256, special: retry}, {group: p384, special: retry}, {group: p521, special: retry},
 	}})
-	for _, s := range []special{alpn, ourUpdate, theirUpdate, ourLimit, theirLimit} {
+	for _, s := range []special{alpn, ourUpdate, theirUpdate, ourLimit, theirLimit, resume, early} {
 		all = append(all, feature{string(s), []terms{{special: s}}})
 	}
-	return all
+	return append(all, feature{string(earlyRetry), []terms{{group: p384, special: earlyRetry}}})
 }
 
 // A peer is a program in one role: a column of the table.
@@ -172,7 +184,7 @@ func (m *meeting) own() *outside.Leaf { return m.leaves[m.clientKey] }
 // clientGroups are the groups that the client offers, best first.
 func (m *meeting) clientGroups() []group {
 	switch {
-	case m.special == retry:
+	case m.special.retries():
 		return []group{x25519, m.group}
 	case m.group.id != 0:
 		return []group{m.group}
@@ -191,6 +203,15 @@ func names(groups []group, name func(group) string, separator string) string {
 
 func opensslName(g group) string { return g.openssl }
 func nssName(g group) string     { return g.nss }
+
+// file writes a file and returns its name.
+func (m *meeting) file(content string) string {
+	name := filepath.ToSlash(filepath.Join(m.TempDir(), "file"))
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		m.Fatal(err)
+	}
+	return name
+}
 
 // line is what is said: with a limit, more than one record's worth.
 func (m *meeting) line() string {
@@ -214,6 +235,8 @@ func (m *meeting) serverConfig() *tls13.Config {
 		cfg.TLS.NextProtos = []string{"other", protocol}
 	case ourLimit:
 		cfg.RecordSizeLimit = sizeLimit
+	case early, earlyRetry:
+		cfg.MaxEarlyData, cfg.FirstUse = maxEarly, new(tlstest.Strikes).FirstUse
 	}
 	return cfg
 }
@@ -232,12 +255,18 @@ func (m *meeting) clientConfig() *tls13.Config {
 		cfg.TLS.NextProtos = []string{"x-unknown", protocol}
 	case ourLimit:
 		cfg.RecordSizeLimit = sizeLimit
+	case early, earlyRetry:
+		cfg.MaxEarlyData = maxEarly
+	}
+	if m.special.resumes() {
+		cfg.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	}
 	return cfg
 }
 
-// facts are the words of Facts that the terms demand.
-func (m *meeting) facts() []string {
+// facts are the words of Facts that the terms demand, of a resumed connection
+// or another.
+func (m *meeting) facts(resumed bool) []string {
 	words := []string{"name=localhost"}
 	if m.suite.name != "" {
 		words = append(words, m.suite.name)
@@ -245,11 +274,17 @@ func (m *meeting) facts() []string {
 	if m.group.id != 0 {
 		words = append(words, m.group.id.String())
 	}
-	switch m.special {
-	case retry:
+	if m.special.retries() {
 		words = append(words, "retried=yes")
-	case alpn:
+	}
+	if m.special == alpn {
 		words = append(words, "alpn="+protocol)
+	}
+	if resumed && m.special != earlyRetry { // s_server takes a ticket once, and asks for it twice
+		words = append(words, "resumed=yes")
+	}
+	if resumed && m.special == early {
+		words = append(words, "early=")
 	}
 	return words
 }
@@ -259,23 +294,52 @@ func (p *peer) hold(m *meeting) {
 	if p.client != nil {
 		s := serveEngine(m.T, m.serverConfig(), tlstest.Behaviour{KeyUpdate: m.special == ourUpdate})
 		p.client(m, s)
-		want := append(m.facts(), ": closed")
+		want := append(m.facts(false), ": closed")
 		if m.clientKey != "" {
 			want = append(want, "peer=", m.clientKey)
 		}
 		s.said(want...)
+		if m.special.resumes() {
+			s.said(append(m.facts(true), ": closed")...)
+		}
 		return
 	}
 	addr, talk := p.server(m)
-	c := mustDialEngine(m.T, addr, m.clientConfig())
-	mustContain(m.T, "handshake", tlstest.Facts(c), append(m.facts(), "peer=")...)
+	cfg := m.clientConfig()
+	c := mustDialEngine(m.T, addr, cfg)
+	mustContain(m.T, "handshake", tlstest.Facts(c), append(m.facts(false), "peer=")...)
 	if m.special == ourUpdate {
 		if err := c.UpdateKeys(true); err != nil {
 			m.Fatal(err)
 		}
 	}
 	talk(c)
+	if m.special.resumes() {
+		c := m.again(addr, cfg)
+		mustContain(m.T, "handshake", tlstest.Facts(c), m.facts(true)...)
+		talk(c)
+	}
 }
+
+// again connects a second time, with early data if the terms say so.
+func (m *meeting) again(addr string, cfg *tls13.Config) *tlstest.Conn {
+	c := newClient(m.T, addr, cfg)
+	if m.special.isEarly() {
+		if err := c.WriteEarly([]byte(m.earlyLine() + "\n")); err != nil {
+			m.Fatal(err)
+		}
+	}
+	if err := c.Handshake(patience); err != nil {
+		m.Fatal(err)
+	}
+	if accepted := c.Engine().EarlyDataAccepted(); accepted != (m.special == early) {
+		m.Errorf("the server's acceptance of early data is %v", accepted)
+	}
+	return c
+}
+
+// earlyLine is what is said early.
+func (m *meeting) earlyLine() string { return "an early line" }
 
 // echoes says the line to a server that answers by it, or by its reverse.
 func (m *meeting) echoes(answer func(string) string) func(*tlstest.Conn) {

@@ -3,6 +3,7 @@ package tlstest_test
 import (
 	"encoding/json"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +21,13 @@ var nodeClient = &peer{
 		}
 		o := m.nodeOptions(m.own(), m.clientGroups())
 		o["host"], o["port"], o["servername"], o["ca"] = "127.0.0.1", port, "localhost", m.authority.File
+		if m.special.resumes() {
+			o["saveSession"] = filepath.ToSlash(filepath.Join(m.TempDir(), "session"))
+			first := m.node(o)
+			first.WaitFor("has a session")
+			m.echoed(first, m.line())
+			o["session"] = o["saveSession"]
+		}
 		p := m.node(o)
 		said := p.WaitFor("connected")
 		if m.special == alpn {
@@ -54,6 +62,8 @@ func nodeLacks(t *testing.T, m terms) string {
 		return "The OpenSSL below Node.js has X25519MLKEM768 since version 3.5."
 	case m.special == theirUpdate:
 		return "Node.js has no call for it."
+	case m.special.isEarly():
+		return "Node.js has no call for early data."
 	case m.special == ourLimit || m.special == theirLimit:
 		return "OpenSSL has no record_size_limit."
 	}

@@ -3,9 +3,7 @@ package tlstest_test
 import (
 	"io"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,20 +25,25 @@ var nssClient = &peer{
 		return nssLacks(t, m)
 	},
 	client: func(m *meeting, s *served) {
-		request := filepath.Join(m.TempDir(), "request")
-		if err := os.WriteFile(request, []byte(m.request()), 0o600); err != nil {
-			m.Fatal(err)
-		}
-		args := append(m.nssArgs(m.clientGroups()), "-4", "-h", "localhost", "-p", s.port, "-A", request)
+		args := append(m.nssArgs(m.clientGroups()), "-4", "-h", "localhost", "-p", s.port, "-A", m.file(m.request()))
 		if m.own() != nil {
 			args = append(args, "-n", m.clientKey)
 		}
-		mustContain(m.T, "page", outside.Run(m.T, "tstclnt", args...), m.facts()...)
+		if m.special.resumes() {
+			args = append(args, "-L", "2") // connections
+		}
+		mustContain(m.T, "page", outside.Run(m.T, "tstclnt", args...), m.facts(m.special.resumes())...)
 	},
 }
 
 var nssServer = &peer{
-	name: "NSS selfserv", programs: append([]string{"selfserv"}, nssPrograms...), version: nssVersion, prepare: nssPrepare, lacks: nssLacks,
+	name: "NSS selfserv", programs: append([]string{"selfserv"}, nssPrograms...), version: nssVersion, prepare: nssPrepare,
+	lacks: func(t *testing.T, m terms) string {
+		if m.special == early {
+			return "selfserv refuses early data in the seconds after its start, as a guard against replays."
+		}
+		return nssLacks(t, m)
+	},
 	server: func(m *meeting) (addr string, talk func(*tlstest.Conn)) {
 		nickname := m.key
 		if nickname == "" {
@@ -57,6 +60,9 @@ var nssServer = &peer{
 		}
 		if m.special == alpn {
 			args = append(args, "-Q") // http/1.1
+		}
+		if m.special.resumes() {
+			args = append(args, "-u") // tickets
 		}
 		_, addr = outside.NSSServer(m.T, args...)
 		return addr, func(c *tlstest.Conn) {
@@ -118,6 +124,9 @@ func (m *meeting) nssArgs(groups []group) []string {
 	}
 	if m.group.id != 0 {
 		args = append(args, "-I", names(groups, nssName, ","))
+	}
+	if m.special.isEarly() {
+		args = append(args, "-Z")
 	}
 	return args
 }

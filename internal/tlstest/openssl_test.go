@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -36,8 +36,21 @@ func (s *served) sClient(a *outside.Authority, more ...string) *outside.Process 
 var opensslClient = &peer{
 	name: "OpenSSL s_client", programs: []string{"openssl"}, version: opensslVersion, lacks: opensslLacks,
 	client: func(m *meeting, s *served) {
-		p := s.sClient(m.authority, m.opensslArgs(m.own(), m.clientGroups())...)
+		args := m.opensslArgs(m.own(), m.clientGroups())
+		if m.special.resumes() {
+			session := filepath.Join(m.TempDir(), "session")
+			first := s.sClient(m.authority, append(args, "-sess_out", session)...)
+			m.echoed(first, m.line())
+			args = append(args, "-sess_in", session)
+		}
+		if m.special.isEarly() {
+			args = append(args, "-early_data", m.file(m.earlyLine()+"\n"))
+		}
+		p := s.sClient(m.authority, args...)
 		p.WaitFor("Verify return code: 0 (ok)")
+		if m.special == early {
+			p.WaitFor(m.earlyLine()) // echoed
+		}
 		if m.special == theirUpdate {
 			p.Say("K") // it asks for our update too
 			p.WaitFor("KEYUPDATE")
@@ -47,20 +60,37 @@ var opensslClient = &peer{
 }
 
 var opensslServer = &peer{
-	name: "OpenSSL s_server", programs: []string{"openssl"}, version: opensslVersion,
-	lacks: func(t *testing.T, m terms) string {
-		if m.special == theirUpdate {
-			return "`s_server -rev` takes no commands; TestOpenSSLKeyUpdate has it update its keys without -rev."
-		}
-		return opensslLacks(t, m)
-	},
+	name: "OpenSSL s_server", programs: []string{"openssl"}, version: opensslVersion, lacks: opensslLacks,
 	server: func(m *meeting) (addr string, talk func(*tlstest.Conn)) {
-		args := append(m.opensslArgs(m.leaf(), []group{m.group}), "-tls1_3", "-rev")
+		args := append(m.opensslArgs(m.leaf(), []group{m.group}), "-tls1_3")
+		switch {
+		case m.special.isEarly():
+			args = append(args, "-early_data")
+		case m.special != theirUpdate:
+			args = append(args, "-rev")
+		}
 		if m.own() != nil {
 			args = append(args, "-CAfile", m.authority.File, "-Verify", "1", "-verify_return_error")
 		}
-		_, addr = outside.OpenSSLServer(m.T, args...)
-		return addr, m.echoes(reversed)
+		p, addr := outside.OpenSSLServer(m.T, args...)
+		if slices.Contains(args, "-rev") {
+			return addr, m.echoes(reversed)
+		}
+		return addr, func(c *tlstest.Conn) {
+			if c.Engine().EarlyDataAccepted() {
+				p.WaitFor(m.earlyLine())
+			}
+			if m.special == theirUpdate {
+				p.Say("K") // done before it takes what is sent later
+			}
+			if _, err := io.WriteString(c, m.line()+"\n"); err != nil {
+				m.Fatal(err)
+			}
+			p.WaitFor(m.line())
+			p.Say(m.line())
+			mustRead(m.T, c, m.line())
+			mustEndCleanly(m.T, c)
+		}
 	},
 }
 
@@ -210,66 +240,23 @@ func TestOpenSSLRefuses(t *testing.T) {
 	}
 }
 
-// A hearing transport signals when something has been read from it.
-type hearing struct {
-	net.Conn
-	something chan struct{} // has room for one
-}
-
-func (h *hearing) Read(p []byte) (int, error) {
-	n, err := h.Conn.Read(p)
-	select {
-	case h.something <- struct{}{}:
-	default:
-	}
-	return n, err
-}
-
-func (h *hearing) forget() {
-	select {
-	case <-h.something:
-	default:
-	}
-}
-
 func TestOpenSSLKeyUpdate(t *testing.T) {
 	authority := outside.NewAuthority(t)
 	leaf := authority.Issue(t, outside.P256, nil)
 	t.Run("server", func(t *testing.T) {
 		p, addr := outside.OpenSSLServer(t, openssl13(leaf)...)
-		transport, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer transport.Close()
-		heard := &hearing{Conn: transport, something: make(chan struct{}, 1)}
-		c, err := tlstest.Client(heard, &tls13.Config{TLS: clientConfig(authority)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Handshake(patience); err != nil {
-			t.Fatal(err)
-		}
-		p.Say("behind the tickets")
-		mustRead(t, c, "behind the tickets")
+		c := mustDial(t, addr, clientConfig(authority))
 		for i := range 5 {
-			line := fmt.Sprint("down ", i)
-			read := make(chan error, 1)
-			go func() { read <- readLine(c, line) }()
-			heard.forget()
 			p.Say([]string{"K", "k"}[i%2]) // K asks for our update too, k doesn't
-			<-heard.something              // s_server would take more of the same read for nothing
-			p.Say(line)
-			if err := <-read; err != nil {
-				t.Fatal(err)
-			}
-			if err := c.UpdateKeys(i%2 == 0); err != nil {
-				t.Fatal(err)
-			}
 			if _, err := fmt.Fprintf(c, "up %d\n", i); err != nil {
 				t.Fatal(err)
 			}
-			p.WaitFor(fmt.Sprint("up ", i))
+			p.WaitFor(fmt.Sprint("up ", i)) // it has done the command before
+			p.Say(fmt.Sprint("down ", i))
+			mustRead(t, c, fmt.Sprint("down ", i))
+			if err := c.UpdateKeys(i%2 == 0); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)

@@ -39,7 +39,7 @@ func TestPrograms(t *testing.T) {
 	leaf := authority.Issue(t, outside.P256, nil)
 	keylog := filepath.Join(t.TempDir(), "keylog")
 	p := outside.Start(t, server, "-addr", "127.0.0.1:0", "-cert", leaf.CertFile, "-key", leaf.KeyFile,
-		"-client-auth", "verify", "-ca", authority.File, "-alpn", "b,a", "-groups", "P-384", "-tcpls", "-key-update")
+		"-client-auth", "verify", "-ca", authority.File, "-alpn", "b,a", "-groups", "P-384", "-tcpls", "-key-update", "-early-data", "1000", "-record-size", "1000")
 	addr := p.WaitFor("")
 	own := []string{"-addr", addr, "-ca", authority.File, "-cert", leaf.CertFile, "-key", leaf.KeyFile}
 
@@ -52,6 +52,8 @@ func TestPrograms(t *testing.T) {
 	}{
 		{"lines", []string{"-alpn", "a,b", "-groups", "X25519,P-384", "-tcpls", "-keylog", keylog}, "one line", 0, []string{"one line\n", "CurveP384", "alpn=b", "retried=yes", "tcpls=yes"}},
 		{"page", []string{"-get", "/", "-key-update"}, "", 0, []string{"HTTP/1.0 200 OK", "<title>tlstest</title>"}},
+		{"resumed page", []string{"-get", "/", "-resume", "1", "-groups", "P-384"}, "", 0, []string{"resumed=yes"}},
+		{"early page", []string{"-get", "/", "-resume", "2", "-early", "-groups", "P-384", "-record-size", "64"}, "", 0, []string{"resumed=yes early="}},
 		{"wrong name", []string{"-name", "other.example"}, "", 1, []string{"valid for localhost, not other.example"}},
 		{"wrong name, insecure", []string{"-name", "other.example", "-insecure", "-get", "/"}, "", 0, []string{"name=other.example"}},
 		{"no group in common", []string{"-groups", "P-521"}, "", 1, []string{"handshake_failure"}},

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -157,6 +158,8 @@ func Facts(c *Conn) string {
 		{"alpn", s.NegotiatedProtocol, s.NegotiatedProtocol != ""},
 		{"name", s.ServerName, s.ServerName != ""},
 		{"retried", "yes", s.HelloRetryRequest},
+		{"resumed", "yes", s.DidResume},
+		{"early", strconv.Itoa(c.early), c.Engine().EarlyDataAccepted()},
 		{"tcpls", "yes", c.Engine().ExtensionAnswered()},
 	} {
 		if fact.known {

@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -44,6 +46,8 @@ func run(ctx context.Context) (err error) {
 	name := flag.String("name", "", "the server's `name`; default: the host of -addr")
 	insecure := flag.Bool("insecure", false, "don't verify the server's certificate")
 	path := flag.String("get", "", "send an HTTP/1.0 request for `path` instead of stdin")
+	resume := flag.Int("resume", 0, "connect `N` times before, each time for tickets, and resume by them")
+	early := flag.Bool("early", false, "with -resume: send the first of stdin or the request as early data, and again if the server refuses it")
 	flag.Parse()
 	switch s.Mode {
 	case "", tlstest.ModeDiscard, tlstest.ModeSource:
@@ -67,8 +71,14 @@ func run(ctx context.Context) (err error) {
 	if *name == "" {
 		cfg.TLS.ServerName = host
 	}
+	if *resume > 0 {
+		cfg.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	}
+	if *early {
+		cfg.MaxEarlyData = math.MaxUint32
+	}
 	client := &tlstest.TestClient{
-		Config: cfg, Timeout: s.Timeout, Behaviour: s.Behaviour, Get: *path,
+		Config: cfg, Timeout: s.Timeout, Behaviour: s.Behaviour, Get: *path, Resume: *resume, Early: *early,
 		In: os.Stdin, Out: os.Stdout, Log: os.Stderr,
 	}
 	return client.Run(ctx, s.Addr)

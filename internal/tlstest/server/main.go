@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -50,6 +51,8 @@ func run(ctx context.Context) (err error) {
 	var s tlstest.Settings
 	s.Register(flag.CommandLine, "auto (a small page for GET, otherwise echo), echo (of lines), discard, or source")
 	auth := flag.String("client-auth", "none", "client certificate: none, request, require, or verify (against -ca)")
+	tickets := flag.Int("tickets", 2, "how `many` session tickets a connection gives out")
+	early := flag.Uint("early-data", 0, "how many `bytes` of early data a ticket allows")
 	flag.Parse()
 	if s.CertFile == "" || s.KeyFile == "" {
 		return fmt.Errorf("-cert and -key are needed")
@@ -73,6 +76,14 @@ func run(ctx context.Context) (err error) {
 	var ok bool
 	if cfg.TLS.ClientAuth, ok = clientAuth[*auth]; !ok {
 		return fmt.Errorf("-client-auth: there is no %q", *auth)
+	}
+	cfg.TLS.SessionTicketsDisabled = *tickets <= 0
+	cfg.TicketCount = *tickets
+	if *early > math.MaxUint32 {
+		return fmt.Errorf("-early-data: %d doesn't fit 32 bits", *early)
+	}
+	if *early > 0 {
+		cfg.MaxEarlyData, cfg.FirstUse = uint32(*early), new(tlstest.Strikes).FirstUse
 	}
 	l, err := net.Listen("tcp", s.Addr)
 	if err != nil {
