@@ -183,10 +183,12 @@ func (v *verifiedPeer) certificates() []*x509.Certificate { return v.chain.x509 
 
 // ExportKeyingMaterial derives length bytes for label and context (RFC 8446,
 // section 7.5; a nil context is the empty one). Both ends get the same. It is
-// an error before the handshake is complete. length may be at most 255 times
+// an error before the handshake is complete, unless a server has accepted early
+// data: then only the PSK has authenticated the client. length may be at most 255 times
 // the suite's hash size, label at most 249 bytes.
 func (c *Conn) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
-	if !c.complete {
+	early := !c.isClient && c.early.accepted && c.err == nil
+	if !c.complete && !early {
 		return nil, errors.New("tls13: exporting keying material before the handshake is complete")
 	}
 	return c.exporter.checked(label, context, length)

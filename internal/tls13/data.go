@@ -84,7 +84,7 @@ func (c *Conn) dataRecord(dst, rec []byte) ([]byte, error) {
 		if len(content) == 0 {
 			return dst, c.countIdle()
 		}
-		c.idle = 0
+		c.idle, c.tickets.received = 0, 0
 		return dst[:len(dst)+len(content)], nil
 	case record.Handshake:
 		return dst, c.postHandshake(content)

@@ -21,13 +21,15 @@ func newGrease(random io.Reader) (g grease, err error) {
 	if _, err := io.ReadFull(random, b[:]); err != nil {
 		return g, err
 	}
-	value := func(i int) uint16 { return uint16(b[i]&0xf0|0x0a) * 0x0101 }
-	g = grease{value(0), value(1), value(2), value(3), value(4), value(5)}
+	g = grease{greaseValue(b[0]), greaseValue(b[1]), greaseValue(b[2]), greaseValue(b[3]), greaseValue(b[4]), greaseValue(b[5])}
 	if g.first == g.last { // no extension twice
 		g.last ^= 0x1010
 	}
 	return g, nil
 }
+
+// greaseValue is one of the values that isGrease knows, by a random byte.
+func greaseValue(b byte) uint16 { return uint16(b&0xf0|0x0a) * 0x0101 }
 
 // isGrease tells the values that RFC 8701 reserves: 0x0a0a, 0x1a1a and so on.
 func isGrease(v uint16) bool { return v&0x0f0f == 0x0a0a && v>>8 == v&0xff }

@@ -22,12 +22,9 @@ func (c *Conn) postHandshake(content []byte) error {
 		if err != nil || !ok {
 			return err
 		}
-		if err := c.countIdle(); err != nil {
-			return err
-		}
 		if m.typ == typeNewSessionTicket {
-			err = c.ticket(m)
-		} else {
+			err = c.plainTicket(m)
+		} else if err = c.countIdle(); err == nil {
 			err = c.keyUpdate(m)
 		}
 		if err != nil {
@@ -36,6 +33,15 @@ func (c *Conn) postHandshake(content []byte) error {
 	}
 	c.hand = nil // an idle connection keeps no buffer
 	return nil
+}
+
+// plainTicket counts tickets apart from what says nothing, and both until data
+// comes.
+func (c *Conn) plainTicket(m message) error {
+	if c.tickets.received++; c.tickets.received > maxIdle {
+		return broken(AlertUnexpectedMessage, "server sends more than %d tickets in a row", maxIdle)
+	}
+	return c.ticket(m)
 }
 
 // PostHandshake takes the content of a Handshake record that the user of the

@@ -77,6 +77,12 @@ func ticketRows() []negative {
 		{"known extension misplaced", AlertIllegalParameter, false, with(func(m *newSessionTicket) { m.extensions = []extension{{extALPN, nil}} })},
 		{"extension twice", AlertIllegalParameter, false, with(func(m *newSessionTicket) { m.extensions = append(m.extensions, m.extensions...) })},
 		{"tickets without end", AlertUnexpectedMessage, false, repeat(maxIdle+1, with(func(*newSessionTicket) {}))},
+		{"tickets and empty records, as many as may be of each", 0, true, func(p *puppet) {
+			repeat(maxIdle, with(func(*newSessionTicket) {}))(p)
+			repeat(maxIdle, func(p *puppet) { p.record(app, nil) })(p)
+			oneData(p)
+			repeat(maxIdle, with(func(*newSessionTicket) {}))(p)
+		}},
 		{"cut", AlertDecodeError, false, sending(record.Handshake, []byte{4, 0, 0, 3, 0, 0, 0})},
 		{"too long", AlertIllegalParameter, false, sending(record.Handshake, []byte{4, 1, 0, 1})},
 	}

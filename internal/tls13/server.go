@@ -323,7 +323,7 @@ func (h *serverHandshake) applicationKeys(keys handshakeSecret) error {
 func (h *serverHandshake) encryptedExtensions() (*encryptedExtensions, error) {
 	c, m := h.c, new(encryptedExtensions)
 	add := func(id uint16, body []byte) { m.extensions = append(m.extensions, extension{id, body}) }
-	if h.offer.serverName != "" {
+	if h.offer.serverName != "" && h.psk == nil { // RFC 6066, section 3: not when resuming
 		add(extServerName, nil)
 	}
 	protocol, err := selectProtocol(c.tls.NextProtos, h.offer.protocols)

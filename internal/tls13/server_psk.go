@@ -50,7 +50,7 @@ func (h *serverHandshake) confirmPSK(m message) error {
 		})
 	}
 	if h.selected < 0 {
-		return broken(AlertIllegalParameter, "client's second ClientHello lacks the PSK of the first")
+		return broken(AlertMissingExtension, "client's second ClientHello lacks the PSK of the first")
 	}
 	sum, err := h.transcript.sumWith(h.covered(m))
 	if err != nil {

@@ -16,6 +16,8 @@ type ticketState struct {
 	issued uint32
 	due    int       // plain data phase: tickets still to be sent
 	since  time.Time // see session.since
+
+	received int // plain data phase of a client: tickets in a row
 }
 
 const (
@@ -164,14 +166,15 @@ func (c *Conn) NewTicket() ([]byte, error) {
 	if c.isClient || !c.tickets.useful || lifetime <= 0 {
 		return nil, nil
 	}
-	var ageAdd [4]byte
-	if _, err := io.ReadFull(randReader(c.tls), ageAdd[:]); err != nil {
+	var random [5]byte // ageAdd and GREASE
+	if _, err := io.ReadFull(randReader(c.tls), random[:]); err != nil {
 		return nil, because(AlertInternalError, err, "Config.Rand")
 	}
 	c.tickets.issued++
 	m := &newSessionTicket{
-		lifetime: uint32(lifetime / time.Second), ageAdd: binary.BigEndian.Uint32(ageAdd[:]),
-		nonce: binary.BigEndian.AppendUint32(nil, c.tickets.issued),
+		lifetime: uint32(lifetime / time.Second), ageAdd: binary.BigEndian.Uint32(random[:]),
+		nonce:      binary.BigEndian.AppendUint32(nil, c.tickets.issued),
+		extensions: []extension{{greaseValue(random[4]), nil}},
 	}
 	s := &session{
 		suite: c.suite, secret: c.ticketSecret(m.nonce),
@@ -180,7 +183,7 @@ func (c *Conn) NewTicket() ([]byte, error) {
 	}
 	if c.cfg.MaxEarlyData > 0 && c.cfg.FirstUse != nil {
 		s.maxEarly, s.own = c.cfg.MaxEarlyData, c.cfg.EarlyContext
-		m.extensions = []extension{{extEarlyData, binary.BigEndian.AppendUint32(nil, s.maxEarly)}}
+		m.extensions = append(m.extensions, extension{extEarlyData, binary.BigEndian.AppendUint32(nil, s.maxEarly)})
 	}
 	var err error
 	if m.ticket, err = c.sealTicket(s); err != nil || len(m.ticket) == 0 {
