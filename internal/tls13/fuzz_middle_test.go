@@ -300,6 +300,9 @@ func fuzzWorld(setting byte) *world {
 	}
 	if setting&withProtocols != 0 {
 		client.TLS.NextProtos, server.TLS.NextProtos = []string{"a", "b"}, []string{"b"}
+		if client.PSK != nil {
+			client.PSK.ALPN = "b"
+		}
 	}
 	own := setting&withTCPLS != 0
 	withExtension(client, own)

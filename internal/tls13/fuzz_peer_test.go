@@ -22,6 +22,7 @@ type hostile struct {
 	joined []byte
 	proof  []byte    // the messages that authenticate it, as they were sent
 	before hash.Hash // the transcript up to there
+	early  int       // bytes of early data that the engine took
 }
 
 // say changes an item and sends what comes of it.
@@ -42,7 +43,7 @@ func (h *hostile) sendItem(it item) {
 	if it.back {
 		return // nobody is behind us
 	}
-	if it.typ == record.Handshake && !it.stray {
+	if it.typ == record.Handshake && !it.stray && h.transcript != nil {
 		h.transcript.add(it.content)
 		if h.before != nil {
 			h.proof = append(h.proof, it.content...)
@@ -73,11 +74,24 @@ func (h *hostile) sendItem(it item) {
 // feedAll gives the engine what is on the wire, and looks at what it keeps.
 func (h *hostile) feedAll() {
 	done := h.engine.HandshakeComplete()
-	h.feed()
-	if len(h.engine.hand) > messageHeadLen+maxCertificate+record.MaxPlaintext || h.err == nil && len(h.wire) > record.HeaderLen+record.MaxCiphertext {
-		h.t.Fatalf("the engine keeps %d and leaves %d bytes", len(h.engine.hand), len(h.wire))
+	for n := 1; n > 0 && h.err == nil; h.wire = h.wire[n:] {
+		switch {
+		case h.engine.HandshakeComplete():
+			_, n, h.err = h.engine.Read(nil, h.wire)
+		case h.engine.EarlyData():
+			var data []byte
+			data, n, h.err = h.engine.ReadEarly(nil, h.wire)
+			h.early += len(data)
+		default:
+			n, h.err = h.engine.Feed(h.wire)
+		}
 	}
-	if !done && h.engine.HandshakeComplete() {
+	switch {
+	case h.early > maxEarlyOfFuzz:
+		h.t.Fatalf("%d bytes of early data, %d are allowed", h.early, maxEarlyOfFuzz)
+	case len(h.engine.hand) > messageHeadLen+maxCertificate+record.MaxPlaintext || h.err == nil && len(h.wire) > record.HeaderLen+record.MaxCiphertext:
+		h.t.Fatalf("the engine keeps %d and leaves %d bytes", len(h.engine.hand), len(h.wire))
+	case !done && h.engine.HandshakeComplete():
 		h.checkProof()
 	}
 }
@@ -116,8 +130,11 @@ func (h *hostile) checkProof() {
 		}
 		h.before.Write(m)
 	}
-	wantCertificate := !h.isClient || h.engine.tls.ClientAuth == tls.RequireAndVerifyClientCert
+	usesPSK := h.engine.PSKUsed() != nil
+	wantCertificate := !usesPSK && (!h.isClient || h.engine.tls.ClientAuth == tls.RequireAndVerifyClientCert)
 	switch {
+	case usesPSK && h.psk == nil:
+		h.t.Fatal("complete by a PSK that the peer doesn't use")
 	case last == nil:
 		h.t.Fatalf("complete without Finished, after %v", kinds)
 	case wantCertificate && (verify == nil || !bytes.Contains(cert, h.cert.Certificate[0])):
@@ -196,22 +213,19 @@ func (h *hostile) afterwards(list ...outgoing) {
 	h.say(item{typ: record.Alert, content: []byte{levelWarning, byte(AlertCloseNotify)}})
 }
 
-// FuzzHostileServer is a server with a good certificate that says anything.
+// FuzzHostileServer is a server with a good certificate, or a PSK, that says
+// anything.
 func FuzzHostileServer(f *testing.F) {
 	addScripts(f)
 	f.Fuzz(func(t *testing.T, setting byte, input []byte) {
 		cryptotest.SetGlobalRandom(t, uint64(setting))
-		client := clientTLS()
-		client.NextProtos, client.CurvePreferences = []string{"a"}, []tls.CurveID{tls.X25519, tls.CurveP256}
-		if setting&withClientCertificate != 0 {
-			client.Certificates = []tls.Certificate{testCertificates()["Ed25519"]}
-		}
-		cfg := &Config{TLS: client}
-		if setting&withSmallRecords != 0 {
-			cfg.RecordSizeLimit = 5000
-		}
-		h := &hostile{puppet: newPuppetServer(t, withExtension(cfg, setting&withTCPLS != 0)), script: parseScript(input)}
+		w := fuzzWorld(setting &^ withTicket)
+		w.client.RecordSizeLimit *= 25 // small ones are the middle's business
+		h := &hostile{puppet: newPuppetServer(t, w.client), script: parseScript(input)}
 		h.tolerant = true
+		if w.client.PSK != nil {
+			h.suite, h.psk = w.client.PSK.Suite, w.client.PSK.Secret
+		}
 		h.serve(setting)
 		h.ends()
 		if h.err != io.EOF && len(h.script.list) == 0 {
@@ -240,7 +254,11 @@ func (h *hostile) serve(setting byte) {
 	if err != nil {
 		h.t.Fatal("the client's share can't be used:", err)
 	}
-	h.message(h.newServerHello(bytes.Repeat([]byte{7}, randomLen), extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})}))
+	m := h.newServerHello(bytes.Repeat([]byte{7}, randomLen), extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})})
+	if h.psk != nil {
+		m.extensions = append(m.extensions, extension{extPreSharedKey, uint16Body(0)})
+	}
+	h.message(m)
 	h.keys(shared)
 	h.authenticates()
 	ee := &encryptedExtensions{[]extension{{extServerName, nil}}}
@@ -248,14 +266,19 @@ func (h *hostile) serve(setting byte) {
 		ee.extensions = append(ee.extensions, extension{testExtension, []byte("answer")})
 	}
 	if setting&withProtocols != 0 {
-		ee.extensions = append(ee.extensions, extension{extALPN, alpnBody([]string{"a"})})
+		ee.extensions = append(ee.extensions, extension{extALPN, alpnBody([]string{"b"})})
+	}
+	if h.psk != nil && setting&withEarlyData != 0 && setting&withRetry == 0 {
+		ee.extensions = append(ee.extensions, extension{extEarlyData, nil})
 	}
 	h.message(ee)
-	if setting&withClientCertificate != 0 {
-		h.message(goodRequest())
+	if h.psk == nil {
+		if setting&withClientCertificate != 0 {
+			h.message(goodRequest())
+		}
+		h.message(certificateMessage(&h.cert, false, false))
+		h.message(h.certificateVerify())
 	}
-	h.message(certificateMessage(&h.cert, false, false))
-	h.message(h.certificateVerify())
 	h.message(&finished{finishedMAC(h.suite, h.traffic.server, h.transcript.sum())})
 	h.application()
 	if h.engine.HandshakeComplete() && h.err == nil {
@@ -265,26 +288,22 @@ func (h *hostile) serve(setting byte) {
 	h.afterwards(&newSessionTicket{lifetime: 1, nonce: []byte{1}, ticket: []byte("ticket")}, &keyUpdate{}, &keyUpdate{requested: true})
 }
 
-// FuzzHostileClient is a client with a good certificate that says anything.
+// FuzzHostileClient is a client with a good certificate, or a PSK, that says
+// anything.
 func FuzzHostileClient(f *testing.F) {
 	addScripts(f)
 	f.Fuzz(func(t *testing.T, setting byte, input []byte) {
 		cryptotest.SetGlobalRandom(t, uint64(setting))
-		server := serverTLS()
-		server.NextProtos = []string{"a"}
-		server.ClientAuth, server.ClientCAs = tls.VerifyClientCertIfGiven, authority().pool
-		if setting&withClientCertificate != 0 {
-			server.ClientAuth = tls.RequireAndVerifyClientCert
+		w := fuzzWorld(setting &^ withTicket)
+		if setting&withClientCertificate == 0 {
+			w.server.TLS.ClientAuth, w.server.TLS.ClientCAs = tls.VerifyClientCertIfGiven, authority().pool
 		}
-		if setting&withRetry != 0 {
-			server.CurvePreferences = []tls.CurveID{tls.CurveP256}
-		}
-		cfg := &Config{TLS: server}
-		if setting&withSmallRecords != 0 {
-			cfg.RecordSizeLimit = 5000
-		}
-		h := &hostile{puppet: newPuppetClient(t, withExtension(cfg, setting&withTCPLS != 0)), script: parseScript(input)}
+		w.server.RecordSizeLimit *= 20 // small ones are the middle's business
+		h := &hostile{puppet: newPuppetClient(t, w.server), script: parseScript(input)}
 		h.tolerant = true
+		if w.client.PSK != nil {
+			h.suite, h.psk = w.client.PSK.Suite, w.client.PSK.Secret
+		}
 		h.call(setting)
 		h.ends()
 		if h.err != io.EOF && len(h.script.list) == 0 {
@@ -298,6 +317,9 @@ func FuzzHostileClient(f *testing.F) {
 func (h *hostile) sayHello() {
 	it := item{typ: record.Handshake, content: must(encode(h.hello))}
 	for _, changed := range h.script.change(it) {
+		if h.psk != nil && changed.typ == record.Handshake {
+			h.bind(changed.content)
+		}
 		if h.transcript == nil {
 			h.client.helloRaw = append(h.client.helloRaw, changed.content...)
 		} else {
@@ -308,16 +330,62 @@ func (h *hostile) sayHello() {
 	h.feedAll()
 }
 
+// bind makes the binder at the end of a ClientHello fit whatever is before it.
+func (h *hostile) bind(hello []byte) {
+	n := len(hello) - 2 - 1 - h.suite.HashLen
+	if n < 0 {
+		return
+	}
+	before := newTranscript(h.suite)
+	if h.transcript != nil {
+		before.hash = must(h.transcript.hash.(hash.Cloner).Clone())
+	}
+	before.add(hello[:n])
+	early := newEarlySecret(h.suite, h.psk)
+	copy(hello[n+3:], finishedMAC(h.suite, early.binderKey(), before.sum()))
+}
+
+// offerPSK adds the PSK to the hello, which comes last.
+func (h *hostile) offerPSK(early bool) {
+	more := []extension{{extPSKModes, pskModesBody()}}
+	if early {
+		more = append(more, extension{extEarlyData, nil})
+	}
+	offered := &offeredPSKs{[]pskIdentity{{identity: []byte("token")}}, [][]byte{make([]byte, h.suite.HashLen)}}
+	h.hello.extensions = append(dropExtension(h.hello.extensions, extPSKModes), append(more, extension{extPreSharedKey, pskBody(offered)})...)
+}
+
+// sayEarly sends early data, and returns what else is sent under its keys.
+func (h *hostile) sayEarly() *record.Context {
+	secret := newEarlySecret(h.suite, h.psk).clientTraffic(digest(h.suite, h.client.helloRaw))
+	h.write = record.NewContext(must(h.suite.Keys(secret)), 0)
+	early := h.write
+	for range 3 {
+		h.say(item{typ: record.ApplicationData, content: []byte("early data")})
+	}
+	h.write = nil
+	return early
+}
+
 func (h *hostile) call(setting byte) {
+	early := h.psk != nil && setting&withEarlyData != 0
 	if setting&withProtocols != 0 {
-		h.hello.extensions = setExtension(h.hello.extensions, extALPN, alpnBody([]string{"b", "a"}))
+		h.hello.extensions = setExtension(h.hello.extensions, extALPN, alpnBody([]string{"a", "b"}))
+	}
+	if h.psk != nil {
+		h.offerPSK(early)
 	}
 	h.client.helloRaw = nil
 	h.sayHello()
+	var earlyKeys *record.Context
+	if early {
+		earlyKeys = h.sayEarly()
+	}
 	list := h.hears()
 	if setting&withRetry != 0 && len(list) == 1 && h.err == nil {
 		h.client.pairs = []*keyPair{must(groupByID(tls.CurveP256).generate(nil))}
 		h.hello.extensions = setExtension(h.hello.extensions, extKeyShare, keySharesOf(h.client.pairs, 0))
+		h.hello.extensions = dropExtension(h.hello.extensions, extEarlyData)
 		h.sayHello()
 		list = h.hears()
 	}
@@ -330,8 +398,16 @@ func (h *hostile) call(setting byte) {
 	h.application()
 	h.read = record.NewContext(must(h.suite.Keys(bytes.Clone(h.app.server))), 0)
 	h.authenticates()
-	h.message(certificateMessage(&h.cert, false, false))
-	h.message(h.certificateVerify())
+	if h.engine.EarlyDataAccepted() {
+		under := h.write
+		h.write = earlyKeys
+		h.say(item{typ: record.Handshake, content: []byte{byte(typeEndOfEarlyData), 0, 0, 0}})
+		h.write = under
+	}
+	if h.psk == nil {
+		h.message(certificateMessage(&h.cert, false, false))
+		h.message(h.certificateVerify())
+	}
 	h.message(&finished{finishedMAC(h.suite, h.traffic.client, h.transcript.sum())})
 	if h.engine.HandshakeComplete() {
 		h.write = record.NewContext(must(h.suite.Keys(bytes.Clone(h.app.client))), 0)

@@ -265,6 +265,9 @@ func (p *puppet) serverHelloCame(m message) {
 		return
 	}
 	p.transcript.add(m.raw)
+	if _, ok := findExtension(sh.extensions, extPreSharedKey); !ok {
+		p.psk = nil
+	}
 	body, _ := findExtension(sh.extensions, extKeyShare)
 	share, _ := parseKeyShare(body)
 	for _, pair := range p.client.pairs {
