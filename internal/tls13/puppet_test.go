@@ -26,6 +26,7 @@ type puppet struct {
 	traffic     trafficSecrets
 	handshake   handshakeSecret
 	psk         []byte // nil: none is in use
+	early       *record.Context
 	app         trafficSecrets
 
 	client *clientHandshake // a client's hello and keys
@@ -125,7 +126,16 @@ func (p *puppet) receive() []message {
 				p.deafened = true
 				return list
 			}
-			if content, typ, err = p.read.Open(make([]byte, 0, len(rec)), rec); err != nil {
+			read := p.read
+			if p.early != nil { // a client may still write under its early keys
+				if content, typ, err = p.early.Open(make([]byte, 0, len(rec)), rec); err == nil {
+					read = nil
+				}
+			}
+			if read != nil {
+				content, typ, err = read.Open(make([]byte, 0, len(rec)), rec)
+			}
+			if err != nil {
 				if p.deafened = p.tolerant; p.deafened {
 					return list
 				}
