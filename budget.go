@@ -31,7 +31,7 @@ func (b *budget) earn(n int) {
 
 // spend counts a record without stream bytes and reports whether the peer may
 // send it.
-func (b *budget) spend(p *path) bool {
+func (b *budget) spend(p *Path) bool {
 	if b.left == 0 {
 		b.refill(p.sealed.Load(), p.in.now)
 	}

@@ -52,6 +52,18 @@ type Config struct {
 	// written and to confirm the end. Default 5 s.
 	CloseTimeout time.Duration
 
+	// ReconnectFor is how long a session without any path lives on while its
+	// client tries to join again; nothing that was written is lost meanwhile.
+	// Default 60 s; negative: the session ends with its last path.
+	ReconnectFor time.Duration
+	// PathTimeout is how long a path from which something is expected may be
+	// silent before another one takes over. Default: adaptive, two round trips
+	// and 100 ms, at least 200 ms.
+	PathTimeout time.Duration
+	// MaxPaths is how many paths a client may have open at once in a session.
+	// Default 8, at most 65,535; 1: no joins.
+	MaxPaths int
+
 	// MaxStreams is how many streams the peer may have open at once. Default
 	// 1024, at most 2^29-1; negative: none (docs/protocol.md, 5.5).
 	MaxStreams int
@@ -133,6 +145,8 @@ func (c *Config) withDefaults() (*Config, error) {
 	d := *c
 	setDefault(&d.HandshakeTimeout, 10*time.Second)
 	setDefault(&d.CloseTimeout, 5*time.Second)
+	setDefault(&d.ReconnectFor, time.Minute)
+	setDefault(&d.MaxPaths, 8)
 	setDefault(&d.MaxStreams, 1024)
 	setDefault(&d.StreamRecvWindow, 2<<20)
 	setDefault(&d.StreamRecvMax, max(8<<20, d.StreamRecvWindow))
@@ -162,6 +176,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"StreamRecvWindow", d.StreamRecvWindow, minWindow, d.StreamRecvMax},
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
+		{"MaxPaths", d.MaxPaths, 1, 1<<16 - 1},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},
 		{"MaxPendingPerSource", d.MaxPendingPerSource, 1, d.MaxPending},

@@ -35,7 +35,7 @@ func Client(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 		_ = conn.Close() // never used
 		return nil, err
 	}
-	s, _, err := connect(ctx, conn, full, true)
+	s, _, err := connect(ctx, conn, full, true, nil)
 	return s, err
 }
 
@@ -47,6 +47,9 @@ type Dialer struct {
 	// NetDialer makes the connections; nil means a zero net.Dialer. Multipath
 	// TCP is never used: TCPLS needs plain TCP sockets.
 	NetDialer *net.Dialer
+	// DialContext makes the connections instead of NetDialer, if it isn't nil,
+	// as for proxies. Local addresses of paths are then its own business.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu       sync.Mutex
 	sessions map[string]*pooled
@@ -120,11 +123,11 @@ func (d *Dialer) config(network, address string) (*Config, error) {
 // attempt makes one connection and runs one handshake over it; h is nil if
 // there was no connection. What Fast Open didn't bring about is tried without.
 func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Config, offer bool) (*Session, *handshake, error) {
-	conn, err := d.connection(ctx, network, address, cfg)
+	conn, err := d.connection(ctx, network, address, cfg, PathSpec{})
 	if err != nil {
 		return nil, nil, err
 	}
-	s, h, err := connect(ctx, conn, cfg, offer)
+	s, h, err := connect(ctx, conn, cfg, offer, d.paths(network, address, conn.RemoteAddr(), cfg))
 	if err != nil && cfg.FastOpen && h.unconnected(err) {
 		ordinary := *cfg
 		ordinary.FastOpen = false
@@ -133,7 +136,22 @@ func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Conf
 	return s, h, err
 }
 
-func (d *Dialer) connection(ctx context.Context, network, address string, cfg *Config) (net.Conn, error) {
+// paths returns how a session opens its further paths: to the server that it
+// has reached, whatever its name means by then.
+func (d *Dialer) paths(network, address string, reached net.Addr, cfg *Config) dialPath {
+	if tcp, ok := reached.(*net.TCPAddr); ok && d.DialContext == nil {
+		address = tcp.String()
+	}
+	return func(ctx context.Context, spec PathSpec) (net.Conn, error) {
+		to := address
+		if spec.Remote.IsValid() {
+			to = spec.Remote.String()
+		}
+		return d.connection(ctx, network, to, cfg, spec)
+	}
+}
+
+func (d *Dialer) connection(ctx context.Context, network, address string, cfg *Config, spec PathSpec) (net.Conn, error) {
 	var nd net.Dialer
 	if d.NetDialer != nil {
 		nd = *d.NetDialer
@@ -142,7 +160,14 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 	if cfg.FastOpen {
 		useFastOpen(&nd, cfg.Logger)
 	}
-	conn, err := nd.DialContext(ctx, network, address)
+	if spec.Local.IsValid() {
+		nd.LocalAddr = net.TCPAddrFromAddrPort(spec.Local)
+	}
+	dial := nd.DialContext
+	if d.DialContext != nil {
+		dial = d.DialContext
+	}
+	conn, err := dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +229,7 @@ func prepareSocket(conn net.Conn, cfg *Config) error {
 }
 
 // connect runs a client's handshake over conn, which it owns.
-func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*Session, *handshake, error) {
+func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool, dial dialPath) (*Session, *handshake, error) {
 	h, err := clientHandshake(ctx, conn, cfg, offer)
 	if err == nil && !h.tcpls && cfg.Fallback == FallbackRefuse {
 		err = h.failed(fmt.Errorf("%w: server doesn't answer the offer", ErrNotTCPLS))
@@ -220,7 +245,7 @@ func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*Sess
 		why := "server doesn't answer the offer of TCPLS"
 		return newPlainSession(cfg, newEngineConn(h), h.engine.ConnectionState(), why, true).withEngine(h.engine), h, nil
 	}
-	return newSession(cfg, conn, h), h, nil
+	return newSession(cfg, conn, h, dial), h, nil
 }
 
 func (s *Session) withEngine(e *tls13.Conn) *Session {
@@ -240,7 +265,7 @@ func isOld(err error) bool {
 func (c *Config) legacyAllowed() bool { return c.TLS.MinVersion < tls.VersionTLS13 }
 
 func (d *Dialer) legacy(ctx context.Context, network, address string, cfg *Config) (*Session, error) {
-	conn, err := d.connection(ctx, network, address, cfg)
+	conn, err := d.connection(ctx, network, address, cfg, PathSpec{})
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,19 @@ var (
 	// ErrTruncated: the connection ended without an authenticated close, so
 	// that something may be missing (RFC 8446, section 6.1).
 	ErrTruncated = errors.New("tcpls: connection ended without a secure close")
+	// ErrPathSilent: the peer didn't answer on a path in time.
+	ErrPathSilent error = &timeoutError{"tcpls: path is silent"}
+	// ErrNoToken: the server allows no further path for now.
+	ErrNoToken = errors.New("tcpls: the server has given no token for a further path")
+	// ErrJoined: the connection given to Server has become a further path of a
+	// session that exists, which owns it.
+	ErrJoined = errors.New("tcpls: the connection has joined a session")
+	// ErrTokenSpent: a client tried to use a token of a session a second time,
+	// or after the end of the session.
+	ErrTokenSpent = errors.New("tcpls: the token was used before, or its session has ended")
+	// ErrJoinRefused: whoever answered didn't accept the session's token, and
+	// so isn't its server, or has forgotten it.
+	ErrJoinRefused = errors.New("tcpls: the server doesn't know the session")
 	// ErrIdleTimeout: nothing was received for the idle timeout.
 	ErrIdleTimeout error = &timeoutError{"tcpls: session was idle for too long"}
 	// ErrKeepAliveTimeout: nothing came for Config.KeepAlive, nor an answer to

@@ -27,7 +27,7 @@ func fastOpenSession(t *testing.T, d *Dialer, l *Listener) (inSYN bool) {
 	mustWrite(t, opened, []byte("hello"))
 	wantRead(t, "a stream", accepted, []byte("hello"))
 	infos := make([]osnet.Info, 2)
-	for i, p := range []*path{c.path, s.path} {
+	for i, p := range []*Path{c.path(), s.path()} {
 		if infos[i], err = osnet.TCPInfo(p.raw); err != nil {
 			t.Fatal(err)
 		}

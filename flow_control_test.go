@@ -158,11 +158,11 @@ func TestNothingKeptAtRest(t *testing.T) {
 				if n := end.Stats().Unacknowledged; n != 0 {
 					t.Errorf("%d bytes are kept at rest", n)
 				}
-				end.path.outMu.Lock()
-				if n := len(end.path.queue); n != 0 {
+				end.path().outMu.Lock()
+				if n := len(end.path().queue); n != 0 {
 					t.Errorf("%d chunks of output are held at rest", n)
 				}
-				end.path.outMu.Unlock()
+				end.path().outMu.Unlock()
 			}
 			if c.head != nil || s.head != nil {
 				t.Error("a stream at rest holds a block")

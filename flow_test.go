@@ -63,7 +63,7 @@ func TestWindow(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	p := &path{}
+	p := &Path{}
 	p.in.now = time.Unix(1000, 0)
 	b := &budget{}
 	spendAll := func() (n int) {

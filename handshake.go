@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -58,12 +59,54 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer bool
 	return h, h.run(ctx, cfg, patience, nil)
 }
 
+// joinHandshake runs the client's handshake of a further path of s, with a token
+// as its PSK's identity (protocol 9.2).
+func joinHandshake(ctx context.Context, conn net.Conn, s *Session, t token, secret []byte) (*handshake, error) {
+	h := &handshake{client: true, conn: conn}
+	engine, err := tls13.NewClient(&tls13.Config{
+		TLS: s.cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, Offer: wire.AppendOffer(nil),
+		PSK: &tls13.PSK{
+			Identity: t.bytes, Secret: secret, Suite: s.engine.Suite(),
+			AgeAdd: rand.Uint32(), ALPN: s.state.TLS.NegotiatedProtocol,
+		},
+	})
+	if err != nil {
+		return h, err
+	}
+	h.engine = engine
+	if err := h.run(ctx, s.cfg, s.cfg.HandshakeTimeout, nil); err != nil {
+		return h, err
+	}
+	if !h.tcpls || h.engine.PSKUsed() == nil {
+		return h, ErrJoinRefused
+	}
+	return h, nil
+}
+
+// lookUpToken finds the PSK of a token that a client offers. One of ours that
+// was spent ends the handshake: it is no ticket, so nothing else can be meant.
+func lookUpToken(identity []byte) (*tls13.PSK, error) {
+	i, ok := joins.find(identity)
+	if !ok {
+		if joins.isToken(identity) {
+			return nil, ErrTokenSpent
+		}
+		return nil, nil
+	}
+	s := i.session
+	secret, err := s.tokenSecret(identity)
+	if err != nil {
+		return nil, err
+	}
+	return &tls13.PSK{Identity: identity, Secret: secret, Suite: s.engine.Suite(), ALPN: s.state.TLS.NegotiatedProtocol}, nil
+}
+
 // serverHandshake runs the handshake of a client that offered TCPLS; read
 // holds what it sent so far.
 func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byte) (*handshake, error) {
 	h := &handshake{conn: conn, heard: true}
 	engine, err := tls13.NewServer(&tls13.Config{
-		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType,
+		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, LookupPSK: lookUpToken,
 		Answer: func(offer []byte) ([]byte, error) {
 			if ours, err := wire.ParseOffer(offer); err != nil || !ours {
 				return nil, extensionError(err)

@@ -183,10 +183,10 @@ func TestPeerThatNeverReads(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		p.sess.path.outMu.Lock()
-		defer p.sess.path.outMu.Unlock()
+		p.sess.path().outMu.Lock()
+		defer p.sess.path().outMu.Unlock()
 		held := 0
-		for _, c := range p.sess.path.queue {
+		for _, c := range p.sess.path().queue {
 			held += c.Len() + c.Room()
 		}
 		if held > 4*maxUnsent {

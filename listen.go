@@ -31,7 +31,7 @@ func Server(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 // are crypto/tls's, so that our engine never has to serve them.
 func serve(ctx context.Context, conn net.Conn, cfg *Config) (_ *Session, err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && err != ErrJoined {
 			_ = conn.Close() // the handshake's error matters more
 		}
 	}()
@@ -55,7 +55,13 @@ func serve(ctx context.Context, conn net.Conn, cfg *Config) (_ *Session, err err
 	if !h.tcpls {
 		return nil, fmt.Errorf("%w: its offer vanished", ErrNotTCPLS)
 	}
-	return newSession(cfg, conn, h), nil
+	if h.engine.PSKUsed() != nil {
+		if err := joined(conn, h); err != nil {
+			return nil, err
+		}
+		return nil, ErrJoined
+	}
+	return newSession(cfg, conn, h, nil), nil
 }
 
 // A Listener accepts sessions. Its methods may be called from many goroutines
@@ -204,6 +210,10 @@ func (l *Listener) handshake(conn net.Conn, source netip.Prefix) {
 	}()
 	remote := conn.RemoteAddr()
 	s, err := serve(l.ctx, conn, l.cfg)
+	if err == ErrJoined {
+		l.doors.leave() // it isn't one more session
+		return
+	}
 	if err != nil {
 		l.doors.leave()
 		l.cfg.Logger.Info("handshake failed", "remote", remote, "error", err)

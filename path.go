@@ -11,7 +11,8 @@ import (
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
-// A path is one TCP connection of a session.
+// A Path is one TCP connection of a session. Its methods may be called from
+// many goroutines at once.
 //
 //	readLoop    one goroutine: reads large pieces, finds the context of each
 //	            record, opens it into its stream's buffer (path_read.go); a
@@ -21,9 +22,9 @@ import (
 //	drain       a goroutine that lives only while the socket is full
 //
 // The sending side is guarded by outMu, which ranks below every stream's
-// sendMu; the receiving side belongs to who
-// holds the pump.
-type path struct {
+// sendMu; the receiving side belongs to who holds the pump, and what concerns
+// the session in it is guarded by the session's inMu.
+type Path struct {
 	sess *Session
 	id   uint16
 	conn net.Conn
@@ -41,23 +42,58 @@ type path struct {
 	flushing bool          // somebody writes to the socket
 	endDue   bool          // send FIN once all is written
 	ended    bool          // FIN was sent, or the connection is gone
-	failure  error         // of a write
 	outDone  chan struct{} // closed when ended is set
 	iov      [][]byte
+	replays  []replay
+	pongs    pongs
 
-	unsent atomic.Int64  // bytes in queue that the socket didn't take
-	sealed atomic.Uint64 // records of all contexts on this path
+	unsent    atomic.Int64  // bytes in queue that the socket didn't take
+	sealed    atomic.Uint64 // records of all contexts on this path
+	resent    atomic.Uint64 // of those, sent on another path before
+	gone      atomic.Bool   // nothing more can be sent
+	pongDue   atomic.Bool
+	lazy      atomic.Bool // the watch has slowed down
+	suspected atomic.Bool // state is PathSuspect
+
+	state PathState // guarded by the session's mu
+	watch watch     // likewise
+	heard atomic.Int64
 
 	pump pump
 	in   reading
+}
+
+// A PathState says what a path is good for.
+type PathState int
+
+const (
+	// PathActive: the path works as far as is known.
+	PathActive PathState = iota
+	// PathSuspect: the peer is silent on it though it should have answered.
+	// It is used again when something arrives.
+	PathSuspect
+	// PathClosed: the path has failed or was closed.
+	PathClosed
+)
+
+func (s PathState) String() string {
+	switch s {
+	case PathActive:
+		return "active"
+	case PathSuspect:
+		return "suspect"
+	}
+	return "closed"
 }
 
 // A path takes more from writers only while less than this waits for the
 // socket, so that what is urgent needn't queue behind what isn't.
 const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 
-func newPath(s *Session, conn net.Conn) *path {
-	p := &path{sess: s, conn: conn, maxContent: s.engine.SendLimit(), outDone: make(chan struct{})}
+// newPath returns a path over conn that sends with the session's keys of the
+// moment. The caller holds mu, or nobody knows the session yet.
+func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
+	p := &Path{sess: s, id: id, conn: conn, maxContent: sendLimit, outDone: make(chan struct{})}
 	if io, ok := osnet.NewIO(conn); ok {
 		p.io = io
 	}
@@ -66,14 +102,37 @@ func newPath(s *Session, conn net.Conn) *path {
 			p.raw = raw
 		}
 	}
-	p.out.Init(s.keys.send, wire.PathContext(p.id))
-	p.current = wire.Control // attached from the beginning (protocol 2.4, 4.6)
+	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
+	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()
-	p.in.init(s.keys.receive, wire.PathContext(p.id))
+	p.in.init(s.keys.receive, wire.PathContext(id))
+	p.in.fresh = id != 0
+	p.noteStart()
 	return p
 }
 
-// fail ends the path, and with it the session, for which it is the only one.
-func (p *path) fail(op string, err error) {
-	p.sess.end(&PathError{Path: uint32(p.id), Op: op, Err: err})
+// firstPath makes p the path of the session's handshake, on which the control
+// context is attached from the beginning (protocol 2.4, 4.6).
+func (p *Path) firstPath() {
+	p.current = wire.Control
+	p.in.control.Init(p.sess.keys.receive, wire.Control)
+	p.in.controlled, p.in.nextCtl = true, true
+	p.sess.control.owner.Store(p)
+}
+
+// ID returns the path's number, unique in the session: 0 is the path of the
+// session's handshake.
+func (p *Path) ID() uint32 { return uint32(p.id) }
+
+// LocalAddr returns the address of our end.
+func (p *Path) LocalAddr() net.Addr { return p.conn.LocalAddr() }
+
+// RemoteAddr returns the address of the peer's end.
+func (p *Path) RemoteAddr() net.Addr { return p.conn.RemoteAddr() }
+
+// State returns what the path is good for at the moment.
+func (p *Path) State() PathState {
+	p.sess.mu.Lock()
+	defer p.sess.mu.Unlock()
+	return p.state
 }

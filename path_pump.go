@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -24,8 +23,6 @@ type pump struct {
 	armed   bool
 	timer   *time.Timer // ends standby
 	err     error       // why reading has ended
-
-	waiters atomic.Int32 // goroutines that wait for something from the peer
 }
 
 // pumpPause is how long the socket is left to Reads that may come.
@@ -49,12 +46,13 @@ func (u *pump) try() bool {
 }
 
 // release frees the pump. err ends reading for good. standby allows that
-// nobody takes the pump for a while.
-func (u *pump) release(err error, standby bool) {
+// nobody takes the pump for a while, unless somebody waits for the peer.
+func (p *Path) release(err error, standby bool) {
+	u := &p.pump
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.held, u.err = false, err
-	if err != nil || !standby || u.waiters.Load() > 0 {
+	if err != nil || !standby || p.sess.waiters.Load() > 0 || len(p.sess.livePaths()) > 1 {
 		u.standby = false
 		u.cond.Signal()
 		return
@@ -100,10 +98,8 @@ func (u *pump) await() error {
 	return nil
 }
 
-// expect says that the caller waits for something from the peer, until it
-// calls forgo.
-func (u *pump) expect() {
-	u.waiters.Add(1)
+// rouse ends standby at once.
+func (u *pump) rouse() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.standby && !u.held {
@@ -112,23 +108,30 @@ func (u *pump) expect() {
 	}
 }
 
-func (u *pump) forgo() { u.waiters.Add(-1) }
+// expect says that the caller waits for something from the peer, until it
+// takes itself off waiters.
+func (s *Session) expect() {
+	s.waiters.Add(1)
+	for _, p := range s.livePaths() {
+		p.pump.rouse()
+	}
+}
 
 // wait is cond.Wait for something that only the peer can bring.
-func (p *path) wait(cond *sync.Cond) {
-	p.pump.expect()
+func (s *Session) wait(cond *sync.Cond) {
+	s.expect()
 	cond.Wait()
-	p.pump.forgo()
+	s.waiters.Add(-1)
 }
 
 // interrupt makes the holder of the pump look up from the socket.
-func (p *path) interrupt() {
+func (p *Path) interrupt() {
 	_ = p.conn.SetReadDeadline(time.Unix(1, 0)) // a closed connection interrupts by itself
 }
 
 // readOnce reads one piece and acts on it. The caller holds the pump. It
 // returns nil after an interruption.
-func (p *path) readOnce() error {
+func (p *Path) readOnce() error {
 	p.in.woke = false
 	rec, err := p.in.nextRecord()
 	if err != nil {
@@ -148,7 +151,7 @@ func (p *path) readOnce() error {
 }
 
 // fill reads what is there behind the unprocessed bytes, and waits for it.
-func (p *path) fill() error {
+func (p *Path) fill() error {
 	r := &p.in
 	if p.io == nil {
 		n, err := p.conn.Read(r.room())

@@ -24,30 +24,33 @@ import (
 
 // reading is the receiving side of a path. It belongs to who holds the pump.
 type reading struct {
-	own      record.Context
-	control  record.Context
-	attached map[uint32]*attachment
-	recent   attachment // head of a ring, most recent first
-	next     *attachment
-	nextCtl  bool // the announced context is the control context
-	touched  *Stream
-	buf      *[]byte
-	from     *bufPool
-	start    int // unprocessed bytes are buf[start:have]
-	have     int
-	hungry   bool // the last read filled buf
-	woke     bool // the last read woke a reader
-	direct   direct
-	roomFunc func() []byte // bound once, since binding allocates
-	idleFunc func()
-	frame    wire.Frame
-	epoch    uint64 // of the path's own context
-	ctlEpoch uint64
-	budget   budget
-	now      time.Time // of the last read
-	measured time.Time // when minRTT was last asked for
-	closed   bool      // the peer sent close_notify
-	keyed    bool      // the client's PARAMETERS have arrived
+	own        record.Context
+	control    record.Context // numbered as ATTACH has said; older than what has arrived where it is sent again
+	attached   map[uint32]*attachment
+	recent     attachment // head of a ring, most recent first
+	next       *attachment
+	nextCtl    bool // the announced context is the control context
+	controlled bool // the control context is attached
+	touched    *Stream
+	buf        *[]byte
+	from       *bufPool
+	start      int // unprocessed bytes are buf[start:have]
+	have       int
+	hungry     bool // the last read filled buf
+	woke       bool // the last read woke a reader
+	direct     direct
+	roomFunc   func() []byte // bound once, since binding allocates
+	idleFunc   func()
+	frame      wire.Frame
+	epoch      uint64 // of the path's own context
+	ctlEpoch   uint64
+	budget     budget
+	now        time.Time // of the last read
+	measured   time.Time // when minRTT was last asked for
+	closed     bool      // the peer sent close_notify
+	repeats    uint      // records that had arrived before
+	ended      int       // streams attached after their end
+	fresh      bool      // nothing was opened in own yet: its epoch is the sender's choice
 }
 
 // direct is the buffer of the Read that holds the pump.
@@ -66,9 +69,14 @@ func (d *direct) full(rec int) bool {
 	return d.n > 0 && (d.n >= maxDirect || len(d.buf)-d.n < rec-record.HeaderLen-record.TagLen)
 }
 
-// An attachment says that records of a stream may come on this path.
+// An attachment says that records of a stream may come on this path, and which
+// one is next. The stream may be further than that, when records are sent
+// again, or not as far, when those before it are still on their way on another
+// path.
 type attachment struct {
 	stream     *Stream
+	ctx        record.Context
+	epoch      uint64 // of ctx
 	prev, more *attachment
 }
 
@@ -78,17 +86,19 @@ func (r *reading) init(keys *record.Keys, own uint32) {
 	r.attached = make(map[uint32]*attachment)
 	r.recent.prev, r.recent.more = &r.recent, &r.recent
 	r.roomFunc, r.idleFunc = r.room, r.idle
-	r.nextCtl = true // it counts as announced (protocol 4.6)
 	r.from = smallReads
 }
 
-func (r *reading) attach(s *Stream) *attachment {
+// attach notes that record seq of s comes next on this path.
+func (r *reading) attach(s *Stream, keys *record.Keys, epoch, seq uint64) *attachment {
 	a := r.attached[s.id]
 	if a == nil {
-		a = &attachment{stream: s}
+		a = &attachment{}
 		r.attached[s.id] = a
 		r.push(a)
 	}
+	a.stream, a.epoch = s, epoch
+	a.ctx.InitAt(keys, s.id, seq)
 	return a
 }
 
@@ -111,12 +121,12 @@ func (r *reading) use(a *attachment) {
 }
 
 // detach forgets a stream from which nothing more can come.
-func (r *reading) detach(s *Stream) {
-	a := r.attached[s.id]
+func (r *reading) detach(id uint32) {
+	a := r.attached[id]
 	if a == nil {
 		return
 	}
-	delete(r.attached, s.id)
+	delete(r.attached, id)
 	r.unlink(a)
 	if r.next == a {
 		r.next = nil
@@ -127,8 +137,8 @@ func (r *reading) scratch() []byte { return (*r.buf)[len(*r.buf)-scratchLen:] }
 
 // readLoop is the path's goroutine. early holds the bytes that came with the
 // end of the handshake.
-func (p *path) readLoop(early []byte) {
-	defer p.sess.pathDone()
+func (p *Path) readLoop(early []byte) {
+	defer p.done()
 	r := &p.in
 	if len(early) > maxRecord {
 		r.from = readBuffers
@@ -139,7 +149,7 @@ func (p *path) readLoop(early []byte) {
 	err := p.process()
 	for {
 		// A Read that was woken is likely to come back for more.
-		p.pump.release(err, r.woke)
+		p.release(err, r.woke)
 		if err = p.pump.await(); err != nil {
 			break
 		}
@@ -157,7 +167,7 @@ const rttAge = 50 * time.Millisecond
 
 // measure asks the kernel for the path's shortest round trip, by which windows
 // are tuned.
-func (p *path) measure() {
+func (p *Path) measure() {
 	if p.raw == nil {
 		return
 	}
@@ -167,10 +177,11 @@ func (p *path) measure() {
 }
 
 // noteArrival is called for every piece that was read.
-func (p *path) noteArrival() {
+func (p *Path) noteArrival() {
 	r := &p.in
 	r.now = time.Now()
 	p.sess.lastReceived.Store(int64(r.now.Sub(p.sess.began)))
+	p.noteHeard()
 	if r.now.Sub(r.measured) > rttAge {
 		r.measured = r.now
 		p.measure()
@@ -201,7 +212,15 @@ func (r *reading) nextRecord() ([]byte, error) {
 
 // process takes complete records out of the buffer: all of them, or, for a
 // Read that pumps, what its slice takes. The next holder of the pump goes on.
-func (p *path) process() error {
+func (p *Path) process() error {
+	err := p.takeRecords()
+	p.settle()
+	return err
+}
+
+func (p *Path) takeRecords() error {
+	p.sess.inMu.Lock()
+	defer p.sess.inMu.Unlock()
 	r := &p.in
 	for {
 		rec, err := r.nextRecord()
@@ -211,13 +230,13 @@ func (p *path) process() error {
 				continue
 			}
 		}
-		p.settle()
+		p.settleStream()
 		return err
 	}
 }
 
 // receive finds the context of one record, opens it and acts on it.
-func (p *path) receive(rec []byte) error {
+func (p *Path) receive(rec []byte) error {
 	p.sess.counters.recordsReceived.Add(1)
 	r := &p.in
 	if r.nextCtl {
@@ -234,7 +253,7 @@ func (p *path) receive(rec []byte) error {
 	if done, err := p.tryOwn(rec); done {
 		return err
 	}
-	if !r.nextCtl {
+	if !r.nextCtl && r.controlled {
 		if done, err := p.tryControl(rec); done {
 			return err
 		}
@@ -260,18 +279,22 @@ func (p *path) receive(rec []byte) error {
 const freeTries = 64
 
 // tryOwn opens a record of the path's own context; done tells that it was one.
-func (p *path) tryOwn(rec []byte) (done bool, err error) {
+func (p *Path) tryOwn(rec []byte) (done bool, err error) {
 	content, t, err := p.in.own.Open(p.in.scratch(), rec)
+	if err == record.ErrAuth && p.in.fresh {
+		content, t, err = p.openFresh(rec)
+	}
 	if err == record.ErrAuth {
 		return false, nil
 	}
+	p.in.fresh = false
 	if err != nil {
 		return true, openError(err)
 	}
 	return true, p.ownRecord(content, t)
 }
 
-func (p *path) tryControl(rec []byte) (done bool, err error) {
+func (p *Path) tryControl(rec []byte) (done bool, err error) {
 	r := &p.in
 	content, t, err := r.control.Open(r.scratch(), rec)
 	if err == record.ErrAuth {
@@ -294,17 +317,24 @@ func (p *path) tryControl(rec []byte) (done bool, err error) {
 	if !r.budget.spend(p) {
 		return true, errBudget
 	}
-	return true, p.sess.controlRecord(p, frames, r.control.Seq())
+	return true, p.sess.controlRecord(p, frames, r.control.Seq()-1)
 }
 
-// tryStream opens a record of a stream straight into the stream's buffer.
-func (p *path) tryStream(a *attachment, rec []byte) (done bool, err error) {
+// tryStream opens a record of a stream, straight into the stream's buffer where
+// it is the next one.
+func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 	r, s := &p.in, a.stream
-	content, t, err := s.open(rec, r.scratch())
-	if err == record.ErrAuth {
-		return false, nil
+	seq := a.ctx.Seq()
+	dst, into := r.scratch(), intoScratch
+	if seq == s.recvNext {
+		dst, into = s.reserve(p, len(rec)-record.HeaderLen-record.TagLen)
 	}
+	content, t, err := a.ctx.Open(dst, rec)
 	if err != nil {
+		s.unreserve()
+		if err == record.ErrAuth {
+			return false, nil
+		}
 		return true, openError(err)
 	}
 	r.use(a)
@@ -322,41 +352,61 @@ func (p *path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 	default:
 		return true, misplaced(t, "a stream's context")
 	}
+	switch {
+	case seq < s.recvNext: // sent again
+		return true, p.repeated(a, frames)
+	case seq > s.recvNext: // those before it are still on another path
+		return true, p.ahead(a, seq, content, frames)
+	}
 	if len(content) == 0 && !r.budget.spend(p) {
 		return true, errBudget
 	}
 	r.budget.earn(len(content))
 	// Once the bytes have arrived, a Read may take them and give the block back.
 	frames = r.scratch()[:copy(r.scratch(), frames)]
-	if err := s.arrived(len(content)); err != nil {
+	if err := s.count(len(content)); err != nil {
 		return true, err
 	}
-	return true, p.streamFrames(s, frames)
+	s.arrived(p, into, len(content))
+	if err := p.streamFrames(a, frames); err != nil {
+		return true, err
+	}
+	return true, p.deliverHeld(s)
 }
 
-// streamFrames acts on the frames of a stream's record.
-func (p *path) streamFrames(s *Stream, frames []byte) (err error) {
-	f := &p.in.frame
-	for len(frames) > 0 {
-		if frames, err = f.Parse(frames, wire.OnStream); err != nil {
-			return err
-		}
+// streamFrames acts on the frames of the stream's next record.
+func (p *Path) streamFrames(a *attachment, frames []byte) error {
+	s := a.stream
+	return p.eachFrame(frames, wire.OnStream, func(f *wire.Frame) error {
 		switch f.Kind {
 		case wire.Fin:
 			s.arrivedFin()
-			p.in.detach(s)
+			p.in.detach(s.id)
 		case wire.KeyUpdate:
-			if err := p.sess.receiveEpoch(&s.openCtx, &s.openEpoch, f.Epoch); err != nil {
-				return err
-			}
 			s.ackSoon = true
+			s.openEpoch = f.Epoch
+			return p.sess.receiveEpoch(p, &a.ctx, &a.epoch, f.Epoch)
+		}
+		return nil
+	})
+}
+
+// eachFrame parses frames and calls act for each.
+func (p *Path) eachFrame(frames []byte, place wire.Place, act func(f *wire.Frame) error) (err error) {
+	f := &p.in.frame
+	for len(frames) > 0 {
+		if frames, err = f.Parse(frames, place); err != nil {
+			return err
+		}
+		if err := act(f); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // ownRecord acts on a record of the path's own context.
-func (p *path) ownRecord(content []byte, t record.Type) error {
+func (p *Path) ownRecord(content []byte, t record.Type) error {
 	if !p.in.budget.spend(p) {
 		return errBudget
 	}
@@ -372,16 +422,7 @@ func (p *path) ownRecord(content []byte, t record.Type) error {
 		if len(bytes) > 0 {
 			return violation(wire.CodeProtocol, "stream bytes in a path's context")
 		}
-		for len(frames) > 0 {
-			f := &p.in.frame
-			if frames, err = f.Parse(frames, wire.OnPath); err != nil {
-				return err
-			}
-			if err := p.ownFrame(f); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.eachFrame(frames, wire.OnPath, p.ownFrame)
 	case record.Alert:
 		return p.alert(content)
 	case record.Handshake:
@@ -394,16 +435,16 @@ func (p *path) ownRecord(content []byte, t record.Type) error {
 }
 
 // ownFrame acts on a frame of the path's own context (protocol 5).
-func (p *path) ownFrame(f *wire.Frame) error {
+func (p *Path) ownFrame(f *wire.Frame) error {
 	r, s := &p.in, p.sess
 	switch f.Kind {
 	case wire.Next, wire.Attach:
-		if f.Context == wire.Control {
-			r.next, r.nextCtl = nil, true
-			return nil
-		}
 		if f.Kind == wire.Attach {
 			return p.attachFrame(f)
+		}
+		if f.Context == wire.Control {
+			r.next, r.nextCtl = nil, r.controlled
+			return nil
 		}
 		// A hint for a context that isn't attached costs a try (protocol 4.4).
 		if a := r.attached[f.Context]; a != nil {
@@ -416,32 +457,59 @@ func (p *path) ownFrame(f *wire.Frame) error {
 	case wire.StreamLimit:
 		s.allowStreams(f.Streams)
 	case wire.Ping:
-		s.words.answerPing(f.Data)
+		p.answerPing(f.Data)
 	case wire.Pong:
 		s.pong(f.Data)
+	case wire.PathLeft:
+		s.peerLeft(p, f.Path, f.Lost)
 	case wire.KeyUpdate:
-		return s.receiveEpoch(&r.own, &r.epoch, f.Epoch)
+		return s.receiveEpoch(p, &r.own, &r.epoch, f.Epoch)
 	}
 	return nil
 }
 
-func (p *path) attachFrame(f *wire.Frame) error {
-	r := &p.in
-	if !r.keyed && !p.sess.client {
+func (p *Path) attachFrame(f *wire.Frame) error {
+	r, s := &p.in, p.sess
+	if !s.keyed && !s.client {
 		return violation(wire.CodeProtocol, "ATTACH before PARAMETERS (protocol 2.4)")
 	}
-	s, err := p.sess.peerStream(f.Context, f.Epoch)
-	if err != nil || s == nil {
-		return err
-	}
-	if s.openCtx.Seq() != f.Seq || s.openEpoch != f.Epoch {
-		return violation(wire.CodeStreamState, "ATTACH of stream %d at record %d of epoch %d, expected %d of %d",
-			f.Context, f.Seq, f.Epoch, s.openCtx.Seq(), s.openEpoch)
-	}
-	if !s.recvOpen() {
+	if f.Context == wire.Control {
+		keys, err := s.keysToAttach(p, f.Epoch)
+		if err != nil {
+			return err
+		}
+		if f.Seq > s.controlNext || f.Seq != s.controlNext && !s.spread {
+			return violation(wire.CodeProtocol, "ATTACH of the control context at record %d, expected %d", f.Seq, s.controlNext)
+		}
+		r.control.InitAt(keys, wire.Control, f.Seq)
+		r.ctlEpoch, r.controlled = f.Epoch, true
+		r.next, r.nextCtl = nil, true
 		return nil
 	}
-	r.next, r.nextCtl = r.attach(s), false
+	st, err := s.peerStream(f.Context, f.Epoch)
+	if err != nil {
+		return err
+	}
+	if st == nil {
+		if !s.spread {
+			return nil
+		}
+		// All of it has arrived, but our word of that may be lost.
+		if st = r.endedStream(s, f); st == nil {
+			return errBudget
+		}
+	}
+	keys, err := s.keysToAttach(p, f.Epoch)
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.Seq != st.recvNext && !s.spread:
+		return violation(wire.CodeStreamState, "ATTACH of stream %d at record %d, expected %d", f.Context, f.Seq, st.recvNext)
+	case f.Seq == st.recvNext && f.Epoch != st.openEpoch:
+		return violation(wire.CodeStreamState, "ATTACH of stream %d in epoch %d, expected %d", f.Context, f.Epoch, st.openEpoch)
+	}
+	r.next, r.nextCtl = r.attach(st, keys, f.Epoch, f.Seq), false
 	return nil
 }
 
@@ -456,7 +524,7 @@ func misplaced(t record.Type, where string) error {
 }
 
 // alert acts on a TLS alert (RFC 8446, section 6).
-func (p *path) alert(content []byte) error {
+func (p *Path) alert(content []byte) error {
 	alert, err := tls13.ParseAlert(content)
 	switch {
 	case err != nil:
@@ -471,18 +539,21 @@ func (p *path) alert(content []byte) error {
 }
 
 // settleStream passes on what the records of one stream have brought.
-func (p *path) settleStream() {
+func (p *Path) settleStream() {
 	if s := p.in.touched; s != nil {
 		p.in.touched = nil
-		s.settleReceived()
+		s.settleReceived(p)
 	}
 }
 
 // settle ends the work on one piece of input.
-func (p *path) settle() {
-	p.settleStream()
+func (p *Path) settle() {
 	s := p.sess
-	if s.words.due.Load() || s.control.due.Load() {
+	main := s.path()
+	if s.words.due.Load() || s.control.due.Load() || main.pongDue.Load() {
+		main.kick()
+	}
+	if p != main && p.pongDue.Load() {
 		p.kick()
 	}
 	if s.keys.wanted.Load() {

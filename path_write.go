@@ -1,7 +1,7 @@
 package tcpls
 
 import (
-	"net"
+	"errors"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -25,7 +25,7 @@ import (
 const maxWords = 1024
 
 // reserve returns a chunk with room for n bytes of content in one record.
-func (p *path) reserve(n int, more bool) *record.Chunk {
+func (p *Path) reserve(n int, more bool) *record.Chunk {
 	if len(p.queue) > 0 {
 		if c := p.queue[len(p.queue)-1]; c.Room() >= n+record.Overhead {
 			return c
@@ -39,7 +39,7 @@ func (p *path) reserve(n int, more bool) *record.Chunk {
 }
 
 // seal protects b, made from c.Next, in ctx and queues it.
-func (p *path) seal(c *record.Chunk, ctx *record.Context, b []byte, t record.Type) (sentRecord, error) {
+func (p *Path) seal(c *record.Chunk, ctx *record.Context, b []byte, t record.Type) (sentRecord, error) {
 	rec, err := ctx.Seal(b, t)
 	if err != nil {
 		return sentRecord{}, err
@@ -48,10 +48,10 @@ func (p *path) seal(c *record.Chunk, ctx *record.Context, b []byte, t record.Typ
 }
 
 // enqueue counts a sealed record, made in c, as part of the queue.
-func (p *path) enqueue(c *record.Chunk, rec []byte) sentRecord {
+func (p *Path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 	p.unsent.Add(int64(len(rec)))
 	p.sealed.Add(1)
-	if k := &p.sess.keys; k.send.Sealed() >= k.limit {
+	if k := &p.sess.keys; k.send.Load().Sealed() >= k.limit {
 		k.wanted.Store(true) // whoever reads the path sees to it
 	}
 	return sentRecord{chunk: c, offset: int32(c.Commit(rec)), length: int32(len(rec))}
@@ -60,14 +60,18 @@ func (p *path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 // announce seals the words that are due and, if the next record of a stream or
 // of the control context isn't of the last one's context, says so. The context
 // is attached to the path where attach is set.
-func (p *path) announce(next uint32, attach bool, epoch, seq uint64) error {
-	w := &p.sess.words
-	if next == p.current && !attach && !w.due.Load() {
+func (p *Path) announce(next uint32, attach bool, epoch, seq uint64) error {
+	due := p.sess.words.due.Load() && p == p.sess.path()
+	if next == p.current && !attach && !due && !p.pongDue.Load() {
 		return nil
 	}
 	for {
 		c := p.reserve(maxWords, false)
-		b, more := w.append(c.Next(maxWords)[:record.HeaderLen], maxWords-wire.TrailerLen-wire.MaxFrameLen)
+		b, more := c.Next(maxWords)[:record.HeaderLen], false
+		if due { // not on a path that may have failed: these words are said once
+			b, more = p.sess.words.append(b, maxWords-wire.TrailerLen-2*wire.MaxFrameLen)
+		}
+		b = p.appendPings(b)
 		if !more {
 			switch {
 			case attach:
@@ -90,9 +94,9 @@ func (p *path) announce(next uint32, attach bool, epoch, seq uint64) error {
 }
 
 // compose seals the words and the control frames that are due.
-func (p *path) compose() error {
+func (p *Path) compose() error {
 	s := p.sess
-	for s.control.due.Load() {
+	for s.control.due.Load() && s.control.owner.Load() == p {
 		if err := p.announce(wire.Control, false, 0, 0); err != nil {
 			return err
 		}
@@ -104,7 +108,7 @@ func (p *path) compose() error {
 }
 
 // kick composes what is due and flushes it.
-func (p *path) kick() {
+func (p *Path) kick() {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue || p.unsent.Load() >= maxUnsent {
@@ -119,7 +123,7 @@ func (p *path) kick() {
 
 // trim drops the last chunk if all of it is written and acknowledged, so that
 // an idle path holds no memory.
-func (p *path) trim() {
+func (p *Path) trim() {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if !p.flushing && !p.ended && len(p.queue) == 1 && p.unsent.Load() == 0 && !p.queue[0].Shared() {
@@ -132,7 +136,7 @@ func (p *path) trim() {
 
 // sealStream seals data as records of s, which the caller has set sealing,
 // and flushes them.
-func (p *path) sealStream(s *Stream, data []byte) error {
+func (p *Path) sealStream(s *Stream, data []byte) error {
 	// The AEAD wants content and type in one piece. They meet in memory that
 	// is in the cache, since a chunk is not: the last one to use it had to wait
 	// for an acknowledgement.
@@ -141,11 +145,12 @@ func (p *path) sealStream(s *Stream, data []byte) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
-		return p.refusal()
+		return errPathGone
 	}
 	if err := p.composeFor(s); err != nil {
 		return err
 	}
+	p.stir()
 	for len(data) > 0 {
 		n := copy((*scratch)[:p.maxContent], data)
 		c := p.reserve(n, len(data) > n)
@@ -162,11 +167,11 @@ func (p *path) sealStream(s *Stream, data []byte) error {
 
 // sealTail seals a record of s that has no stream bytes, only the frames that
 // add appends.
-func (p *path) sealTail(s *Stream, add func(b []byte) []byte) error {
+func (p *Path) sealTail(s *Stream, add func(b []byte) []byte) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
-		return p.refusal()
+		return errPathGone
 	}
 	if err := p.composeFor(s); err != nil {
 		return err
@@ -184,19 +189,21 @@ func (p *path) sealTail(s *Stream, add func(b []byte) []byte) error {
 }
 
 // composeFor composes what is due and announces s.
-func (p *path) composeFor(s *Stream) error {
+func (p *Path) composeFor(s *Stream) error {
 	if p.sess.control.due.Load() {
 		if err := p.compose(); err != nil {
 			return err
 		}
 	}
-	attach := !s.attached.Swap(true)
+	attach := s.attached != p
+	s.attached = p
+	s.introduced.Store(true)
 	return p.announce(s.id, attach, s.epoch, s.sendCtx.Seq())
 }
 
 // sealAlert seals a TLS alert in the path's own context, as its last record,
 // behind what is due.
-func (p *path) sealAlert(level, description byte) {
+func (p *Path) sealAlert(level, description byte) {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if p.ended || p.endDue {
@@ -213,12 +220,12 @@ func (p *path) sealAlert(level, description byte) {
 
 // flush writes the queue to the socket until it is empty or the socket full.
 // The caller holds outMu, which is free during each system call.
-func (p *path) flush() {
+func (p *Path) flush() {
 	if p.flushing || p.ended {
 		return
 	}
 	p.flushing = true
-	for p.unsent.Load() > 0 {
+	for p.pending() {
 		if p.io == nil {
 			go p.drain()
 			return
@@ -240,9 +247,6 @@ func (p *path) flush() {
 			p.writeFailed(err)
 			return
 		}
-		if p.unsent.Load() == 0 {
-			p.catchUp()
-		}
 		if full {
 			p.wakeGate()
 		}
@@ -250,9 +254,18 @@ func (p *path) flush() {
 	p.flushed()
 }
 
+// pending reports whether there is something to write, after it has composed
+// what has become due if there wasn't. The caller holds outMu.
+func (p *Path) pending() bool {
+	if p.unsent.Load() == 0 {
+		p.catchUp()
+	}
+	return p.unsent.Load() > 0 && !p.ended
+}
+
 // wakeGate lets a writer go on who found the path full. The caller holds outMu,
 // which is free meanwhile.
-func (p *path) wakeGate() {
+func (p *Path) wakeGate() {
 	if p.unsent.Load() < maxUnsent {
 		p.outMu.Unlock()
 		p.sess.gate.wake()
@@ -261,20 +274,21 @@ func (p *path) wakeGate() {
 }
 
 // catchUp composes what became due while the queue was full.
-func (p *path) catchUp() {
+func (p *Path) catchUp() {
 	if p.endDue || p.ended || p.unsent.Load() >= maxUnsent {
 		return
 	}
 	if err := p.compose(); err != nil {
 		go p.sess.end(err)
 	}
+	p.resend()
 }
 
 // drain is flush for a socket that is full: it waits for it.
-func (p *path) drain() {
+func (p *Path) drain() {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	for p.unsent.Load() > 0 && !p.ended {
+	for p.pending() {
 		b := p.unwritten()
 		p.outMu.Unlock()
 		n, err := p.conn.Write(b)
@@ -287,13 +301,12 @@ func (p *path) drain() {
 			p.writeFailed(err)
 			return
 		}
-		p.catchUp()
 		p.wakeGate()
 	}
 	p.flushed()
 }
 
-func (p *path) flushed() {
+func (p *Path) flushed() {
 	p.flushing = false
 	if p.endDue && !p.ended {
 		p.ended = true
@@ -303,7 +316,7 @@ func (p *path) flushed() {
 }
 
 // gather collects what is unwritten, at most a few chunks, into iov.
-func (p *path) gather() {
+func (p *Path) gather() {
 	p.iov = p.iov[:0]
 	from := p.written
 	for _, c := range p.queue[:min(len(p.queue), 8)] {
@@ -314,7 +327,7 @@ func (p *path) gather() {
 
 // unwritten is the first piece that the socket hasn't taken. The caller knows
 // that there is one.
-func (p *path) unwritten() []byte {
+func (p *Path) unwritten() []byte {
 	if b := p.queue[0].Bytes(p.written); len(b) > 0 {
 		return b
 	}
@@ -323,7 +336,7 @@ func (p *path) unwritten() []byte {
 
 // advance takes n written bytes from the queue. The last chunk stays, while it
 // has room and its records are kept anyway, to take the next ones.
-func (p *path) advance(n int) {
+func (p *Path) advance(n int) {
 	p.unsent.Add(-int64(n))
 	p.written += n
 	done := 0
@@ -344,27 +357,23 @@ func (p *path) advance(n int) {
 }
 
 // writeFailed ends the sending side. The caller holds outMu.
-func (p *path) writeFailed(err error) {
+func (p *Path) writeFailed(err error) {
 	p.flushing = false
 	p.discard()
-	p.failure = &PathError{Path: uint32(p.id), Op: "write", Err: err}
-	go p.sess.end(p.failure)
+	go p.sess.pathFailed(p, &PathError{Path: uint32(p.id), Op: "write", Err: err})
 }
 
-// refusal is why nothing more can be sealed. The caller holds outMu.
-func (p *path) refusal() error {
-	if p.failure != nil {
-		return p.failure
-	}
-	return net.ErrClosed // the session has ended, and tells why
-}
+// errPathGone refuses what was to be sealed: the path has failed or was closed
+// meanwhile, and another one may take it.
+var errPathGone = errors.New("tcpls: path is gone")
 
 // discard drops the queue and refuses more. The caller holds outMu.
-func (p *path) discard() {
+func (p *Path) discard() {
 	if !p.ended {
 		p.ended = true
 		close(p.outDone)
 	}
+	p.replays = nil
 	if !p.flushing { // else a system call may still read the chunks: they aren't used again
 		for _, c := range p.queue {
 			c.Release()
@@ -376,7 +385,7 @@ func (p *path) discard() {
 }
 
 // closeWrite sends TCP's FIN where the connection can.
-func (p *path) closeWrite() {
+func (p *Path) closeWrite() {
 	if c, ok := p.conn.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite() // a failure shows on the reading side
 	}

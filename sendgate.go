@@ -21,7 +21,7 @@ type sendGate struct {
 	held    atomic.Int64 // bytes of the chunks that these, and the path's queue, lie in
 	ticket  uint64
 	waiting turns
-	path    *path
+	path    *Path // the session's main one
 }
 
 // A turn is a stream's place at the gate.
@@ -87,7 +87,7 @@ func (g *sendGate) crowded() bool { return g.held.Load() >= g.mostHeld() }
 
 // room is how many stream bytes may be sealed now, of n wanted.
 func (g *sendGate) room(n int) int {
-	if g.path.unsent.Load() >= maxUnsent || g.crowded() {
+	if g.path.gone.Load() || g.path.unsent.Load() >= maxUnsent || g.crowded() {
 		return 0
 	}
 	n = int(min(uint64(n), g.credit-g.used))
@@ -179,6 +179,23 @@ func (g *sendGate) wake() {
 func (g *sendGate) allow(credit uint64) {
 	g.mu.Lock()
 	g.credit = max(g.credit, credit)
+	next := g.first()
+	g.mu.Unlock()
+	next.wake()
+}
+
+// refund gives back what enter granted, when it couldn't be sealed.
+func (g *sendGate) refund(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.used -= uint64(n)
+	g.kept -= g.sealedSize(n)
+}
+
+// use makes p the path that the Writes go to.
+func (g *sendGate) use(p *Path) {
+	g.mu.Lock()
+	g.path = p
 	next := g.first()
 	g.mu.Unlock()
 	next.wake()

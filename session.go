@@ -17,14 +17,17 @@ import (
 // one authenticated, encrypted path. Its methods may be called from many
 // goroutines at once.
 //
-// It runs one goroutine, the path's reader, another one while the path's
+// It runs one goroutine for each path, its reader, another one while the path's
 // socket is full, and timers; all end with it.
 //
 // Locks, from the outside in; whoever holds one takes only later ones:
 //
-//	Session.mu      the table of streams and the session's life
+//	switchMu        who is the main path
+//	inMu            what arrives, on whatever path: its order and meaning
+//	mu              the tables of streams and paths, and the session's life
 //	Stream.sendMu   one stream's sending side
-//	path.outMu      the order of records on the path
+//	Path.outMu      the order of records on a path
+//	control.sealMu  the order of control records
 //	leaves          Stream.recvMu, sendGate.mu, words.mu, control.mu, kept.mu, winMu
 //
 // None is held across a system call, a wait but for its own condition, the
@@ -37,7 +40,8 @@ type Session struct {
 	engine  *tls13.Conn
 	peer    wire.Parameters // what the peer allows at first; guarded by mu
 	keys    keyring
-	path    *path
+	main    atomic.Pointer[Path]
+	live    atomic.Pointer[[]*Path]
 	gate    sendGate
 	words   words
 	control control
@@ -45,11 +49,25 @@ type Session struct {
 	plain    *Stream // the only stream to a peer that doesn't speak TCPLS
 	plainOut bool    // it was handed out; guarded by mu
 
-	mu    sync.Mutex
-	cond  sync.Cond
-	table table
-	life  life
-	ping  pinger
+	switchMu sync.Mutex
+	dial     dialPath // nil: a server, or the application brings connections
+
+	inMu         sync.Mutex
+	keyed        bool   // the client's PARAMETERS have arrived
+	spread       bool   // the session has had more than one path
+	controlNext  uint64 // number of the control context's next record
+	controlEpoch uint64 // of that record
+
+	mu      sync.Mutex
+	cond    sync.Cond
+	table   table
+	life    life
+	ping    pinger
+	tickets tickets
+	rescue  rescue
+	running int // paths whose goroutines haven't ended
+
+	waiters atomic.Int32 // goroutines that wait for something from the peer
 
 	winMu sync.Mutex
 	win   window
@@ -75,30 +93,37 @@ type ConnectionState struct {
 
 // newSession starts the session that a handshake has opened. early holds the
 // bytes that were read behind the handshake.
-func newSession(cfg *Config, conn net.Conn, h *handshake) *Session {
+func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Session {
 	s := &Session{
-		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer,
+		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer, dial: dial,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
 	s.init()
 	s.keys.init(h.send, h.receive, cfg.RekeyAfter)
-	s.path = newPath(s, conn)
-	s.gate.path, s.gate.limit, s.gate.credit = s.path, cfg.SendBuffer, h.peer.SessionCredit
-	s.control.ctx.Init(s.keys.send, wire.Control)
+	p := newPath(s, 0, conn, h.engine.SendLimit())
+	p.firstPath()
+	s.main.Store(p)
+	s.setLive([]*Path{p})
+	s.running = 1
+	s.gate.path, s.gate.limit, s.gate.credit = p, cfg.SendBuffer, h.peer.SessionCredit
+	s.control.ctx.Init(s.keys.send.Load(), wire.Control)
 	s.table.allowed, s.table.limit = h.peer.StreamLimit, uint64(cfg.MaxStreams)
 	s.roundTrip.Store(int64(h.roundTrip))
-	s.words.start(s.path.kick)
+	s.words.start(s.kick)
 	if s.client {
 		s.control.params = cfg.parameters()
 		s.control.due.Store(true)
-		s.path.in.keyed = true
+		s.keyed = true
 	}
 	s.startTimer()
-	if s.client {
-		s.path.kick() // before anything that was received is answered (protocol 2.4)
+	if !s.client && cfg.MaxPaths > 1 {
+		s.giveTokens()
 	}
-	go s.path.readLoop(h.early)
+	if s.client {
+		p.kick() // before anything that was received is answered (protocol 2.4)
+	}
+	go p.readLoop(h.early)
 	return s
 }
 
@@ -185,20 +210,29 @@ func (s *Session) ExportKeyingMaterial(label string, context []byte, length int)
 	return s.engine.ExportKeyingMaterial(label, context, length)
 }
 
-// LocalAddr returns the local address of the session's path.
+// recordsSent counts those of all paths.
+func (s *Session) recordsSent() uint64 {
+	n := s.counters.recordsSent.Load()
+	for _, p := range s.livePaths() {
+		n += p.sealed.Load()
+	}
+	return n
+}
+
+// LocalAddr returns the local address of the session's main path.
 func (s *Session) LocalAddr() net.Addr {
 	if s.plain != nil {
 		return s.plain.plain.LocalAddr()
 	}
-	return s.path.conn.LocalAddr()
+	return s.path().conn.LocalAddr()
 }
 
-// RemoteAddr returns the remote address of the session's path.
+// RemoteAddr returns the remote address of the session's main path.
 func (s *Session) RemoteAddr() net.Addr {
 	if s.plain != nil {
 		return s.plain.plain.RemoteAddr()
 	}
-	return s.path.conn.RemoteAddr()
+	return s.path().conn.RemoteAddr()
 }
 
 // Context returns a context that ends with the session; context.Cause tells
@@ -220,6 +254,7 @@ func (s *Session) Context() context.Context {
 type counters struct {
 	bytesReceived   atomic.Uint64
 	recordsReceived atomic.Uint64
+	recordsSent     atomic.Uint64 // on paths that were closed
 }
 
 // SessionStats counts what a session has done so far.
@@ -250,7 +285,7 @@ func (s *Session) Stats() SessionStats {
 	return SessionStats{
 		BytesSent:       s.gate.sent(),
 		BytesReceived:   s.counters.bytesReceived.Load(),
-		RecordsSent:     s.path.sealed.Load(),
+		RecordsSent:     s.recordsSent(),
 		RecordsReceived: s.counters.recordsReceived.Load(),
 		Unacknowledged:  s.gate.unacknowledged(),
 		Streams:         streams,

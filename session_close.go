@@ -108,13 +108,20 @@ func (s *Session) setCause(err error) bool {
 	if s.life.cancel != nil {
 		s.life.cancel(err)
 	}
-	streams := make([]*Stream, 0, len(s.table.streams))
-	for _, st := range s.table.streams {
-		streams = append(streams, st)
+	streams := s.streams()
+	s.recovered()
+	s.forgetTokens()
+	for _, p := range s.livePaths() {
+		if p.watch.timer != nil {
+			p.watch.timer.Stop()
+		}
+	}
+	if s.running == 0 {
+		s.finish()
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	s.path.pump.expect() // for good: the peer's last words are awaited
+	s.expect() // for good: the peer's last words are awaited
 	for _, st := range streams {
 		st.sendMu.Lock()
 		st.writeDeadline.stop()
@@ -146,21 +153,42 @@ func (s *Session) end(err error) {
 	var coded *SessionError
 	switch {
 	case errors.As(err, &broken):
-		s.path.sealAlert(levelFatal, broken.alert)
+		s.path().sealAlert(levelFatal, broken.alert)
 	case errors.As(err, &coded):
 		s.sayClose(coded)
 	default:
-		s.path.abandon()
+		s.abandon()
 		return
 	}
 	s.startLinger()
 }
 
-// sayClose sends CLOSE and, since nothing may follow it on the only path,
-// close_notify.
+// abandon closes all paths, whatever was still to be said.
+func (s *Session) abandon() {
+	for _, p := range s.livePaths() {
+		p.abandon()
+	}
+}
+
+// sayClose sends CLOSE and, since nothing may follow it on this path,
+// close_notify. The other paths wait for what becomes of it.
 func (s *Session) sayClose(e *SessionError) {
 	s.control.say(func(c *control) { c.close, c.closeDue = e, true })
-	s.path.sealAlert(levelWarning, alertCloseNotify)
+	s.path().sealAlert(levelWarning, alertCloseNotify)
+}
+
+// farewell ends the other paths of a session that has ended, after the main one
+// was closed by the peer, or else sends CLOSE again on the next.
+func (s *Session) farewell(p *Path) {
+	for _, other := range s.livePaths() {
+		if other == p {
+			continue
+		}
+		if !p.in.closed {
+			_ = s.control.take(other) // what can't be sealed any more can't be said
+		}
+		other.sealAlert(levelWarning, alertCloseNotify)
+	}
 }
 
 // startLinger bounds how long the peer is waited for.
@@ -171,7 +199,7 @@ func (s *Session) startLinger() {
 	case <-s.life.done:
 	default:
 		if s.life.linger == nil {
-			s.life.linger = time.AfterFunc(s.cfg.CloseTimeout, s.path.abandon)
+			s.life.linger = time.AfterFunc(s.cfg.CloseTimeout, s.abandon)
 		}
 	}
 }
@@ -181,35 +209,50 @@ func (s *Session) peerClosed(e *SessionError) {
 	if s.setCause(e) {
 		s.log.Debug("peer closed the session", "code", e.Code, "reason", e.Reason)
 	}
-	s.path.sealAlert(levelWarning, alertCloseNotify)
+	for _, p := range s.livePaths() {
+		p.sealAlert(levelWarning, alertCloseNotify)
+	}
 	s.startLinger()
 }
 
 // readFailed ends the reading side: err is why.
-func (p *path) readFailed(err error) {
+func (p *Path) readFailed(err error) {
 	s := p.sess
 	var broken *protocolError
 	var coded *SessionError
 	var malformed *wire.Error
 	switch {
+	case errors.As(err, &broken) && !s.ended() && s.survives(p):
+		p.sealAlert(levelFatal, broken.alert)
+		p.fail(err)
 	case errors.As(err, &coded), errors.As(err, &malformed), errors.As(err, &broken):
 		s.end(err)
 		p.drainInput()
 	case s.ended():
-		// Nothing more was expected.
+		s.farewell(p) // nothing more was expected here
 	case err == io.EOF && p.in.closed:
-		p.fail("read", errors.New("peer closed its only path but not the session"))
+		p.fail(errors.New("peer closed the path but not the session"))
 	case err == io.EOF:
-		p.fail("read", ErrTruncated)
+		p.fail(ErrTruncated)
 	default:
-		p.fail("read", err)
+		p.fail(err)
 	}
+}
+
+// survives reports whether the session can go on without p.
+func (s *Session) survives(p *Path) bool {
+	return s.best(p) != nil || s.canReconnect()
+}
+
+// fail ends the path because of what was read, or wasn't.
+func (p *Path) fail(err error) {
+	p.sess.pathFailed(p, &PathError{Path: p.ID(), Op: "read", Err: err})
 }
 
 // drainInput reads until the peer has closed its side too, since closing a
 // socket with unread bytes would reset the connection and could take our last
 // words with it.
-func (p *path) drainInput() {
+func (p *Path) drainInput() {
 	buf := smallReads.get()
 	defer smallReads.put(buf)
 	for {
@@ -224,19 +267,29 @@ func (p *path) drainInput() {
 }
 
 // abandon closes the path's socket, whatever was still to be said.
-func (p *path) abandon() {
+func (p *Path) abandon() {
 	p.outMu.Lock()
 	p.discard()
 	p.outMu.Unlock()
 	_ = p.conn.Close() // nothing is lost by an error: the path is given up
 }
 
-// pathDone runs at the end of the path's read goroutine.
-func (s *Session) pathDone() {
-	<-s.path.outDone
-	_ = s.path.conn.Close() // both directions have ended
+// done runs at the end of the path's read goroutine.
+func (p *Path) done() {
+	<-p.outDone
+	_ = p.conn.Close() // both directions have ended
+	s := p.sess
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.counters.recordsSent.Add(p.sealed.Swap(0))
+	if s.running--; s.running == 0 && s.ended() {
+		s.finish()
+	}
+}
+
+// finish is the end of a session whose paths have all ended. The caller holds
+// mu.
+func (s *Session) finish() {
 	if s.life.linger != nil {
 		s.life.linger.Stop()
 	}
@@ -264,7 +317,7 @@ func (s *Session) Close() error {
 	wasOpen := s.setCause(ErrSessionClosed)
 	if wasOpen {
 		s.sayClose(&SessionError{})
-		stop := context.AfterFunc(ctx, s.path.abandon)
+		stop := context.AfterFunc(ctx, s.abandon)
 		defer stop()
 	}
 	<-s.life.done
@@ -286,10 +339,7 @@ func (s *Session) startClosing() bool {
 	s.mu.Lock()
 	pending := s.table.pending
 	s.table.pending = nil
-	streams := make([]*Stream, 0, len(s.table.streams))
-	for _, st := range s.table.streams {
-		streams = append(streams, st)
-	}
+	streams := s.streams()
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	for _, st := range pending {
@@ -318,7 +368,7 @@ func (s *Session) awaitAcknowledged(ctx context.Context) bool {
 		if s.ended() || ctx.Err() != nil {
 			return false
 		}
-		s.path.wait(&s.cond)
+		s.wait(&s.cond)
 	}
 	return true
 }
@@ -358,7 +408,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	s.goAway()
 	s.mu.Lock()
 	for len(s.table.streams) > 0 && !s.ended() && ctx.Err() == nil {
-		s.path.wait(&s.cond)
+		s.wait(&s.cond)
 	}
 	s.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -380,7 +430,7 @@ func (s *Session) goAway() {
 		s.control.say(func(c *control) { c.away, c.awayDue = last, true })
 	}
 	s.mu.Unlock()
-	s.path.kick()
+	s.kick()
 }
 
 // peerGoingAway acts on GOING_AWAY.

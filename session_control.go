@@ -18,14 +18,17 @@ type control struct {
 	mu       sync.Mutex
 	streams  []*Stream // with a RESET or STOP_SENDING to be said, each once
 	params   *wire.Parameters
-	request  uint64 // epoch of a KEY_REQUEST, 0: none
-	away     uint32 // last stream that we serve
+	request  uint64  // epoch of a KEY_REQUEST, 0: none
+	tokens   []token // for the client
+	away     uint32  // last stream that we serve
 	awayDue  bool
 	close    *SessionError
 	closeDue bool
 	epochDue bool
 
-	// Guarded by the path's outMu.
+	owner atomic.Pointer[Path] // the one path that carries the context
+
+	sealMu   sync.Mutex // guards what follows
 	ctx      record.Context
 	epoch    uint64
 	epochSeq uint64 // first record of epoch
@@ -81,8 +84,10 @@ func (c *control) say(set func(c *control)) {
 
 // seal seals what is due as one record on p, whose outMu the caller holds. It
 // reports false where that must wait for acknowledgements.
-func (c *control) seal(p *path) (sealed bool, err error) {
-	if c.keptBytes() > maxControl {
+func (c *control) seal(p *Path) (sealed bool, err error) {
+	c.sealMu.Lock()
+	defer c.sealMu.Unlock()
+	if c.keptBytes() > maxControl || c.owner.Load() != p {
 		return false, nil
 	}
 	chunk := p.reserve(maxControlRecord, false)
@@ -106,7 +111,7 @@ func (c *control) seal(p *path) (sealed bool, err error) {
 	if update {
 		c.epoch++
 		c.epochSeq = c.ctx.Seq()
-		c.ctx.SetKeys(p.sess.keys.send)
+		c.ctx.SetKeys(p.sess.keys.send.Load())
 	}
 	return true, nil
 }
@@ -133,6 +138,10 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendGoingAway(b, c.away)
 		c.awayDue = false
 	}
+	for len(c.tokens) > 0 && len(b) <= limit-4*wire.MaxFrameLen-wire.MaxReason-wire.MaxToken {
+		b = wire.AppendToken(b, uint32(c.tokens[0].path), c.tokens[0].bytes)
+		c.tokens = c.tokens[1:]
+	}
 	said := 0
 	for _, s := range c.streams {
 		if len(b) > limit-4*wire.MaxFrameLen-wire.MaxReason {
@@ -157,45 +166,48 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
 		c.closeDue = false
 	}
-	c.due.Store(len(c.streams) > 0)
+	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0)
 	return b
 }
 
-// controlRecord acts on the frames of a record of the control context; seq is
-// the number of the next one.
-func (s *Session) controlRecord(p *path, frames []byte, seq uint64) (err error) {
-	r := &p.in
-	first := !r.keyed
-	f := &r.frame
-	for len(frames) > 0 {
-		if frames, err = f.Parse(frames, wire.OnControl); err != nil {
-			return err
-		}
-		if err := s.controlFrame(p, f, first); err != nil {
-			return err
-		}
+// controlRecord acts on the frames of record seq of the control context.
+func (s *Session) controlRecord(p *Path, frames []byte, seq uint64) error {
+	if seq < s.controlNext { // sent again; our acknowledgement may be lost
+		s.words.acknowledgeControl(s.controlNext)
+		return p.eachFrame(frames, wire.OnControl, func(f *wire.Frame) error {
+			if f.Kind == wire.KeyUpdate {
+				return s.receiveEpoch(p, &p.in.control, &p.in.ctlEpoch, f.Epoch)
+			}
+			return nil
+		})
+	}
+	s.controlNext = seq + 1
+	first := !s.keyed
+	err := p.eachFrame(frames, wire.OnControl, func(f *wire.Frame) error {
+		err := s.controlFrame(p, f, first)
 		first = false
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	if !r.keyed {
-		if !s.client {
-			return violation(wire.CodeProtocol, "the first control record is without PARAMETERS (protocol 2.4)")
-		}
-		r.keyed = true
+	if !s.keyed {
+		return violation(wire.CodeProtocol, "the first control record is without PARAMETERS (protocol 2.4)")
 	}
-	s.words.acknowledgeControl(seq)
+	s.words.acknowledgeControl(s.controlNext)
 	return nil
 }
 
-func (s *Session) controlFrame(p *path, f *wire.Frame, first bool) error {
+func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 	if f.Kind == wire.Params {
 		if s.client || !first {
 			return violation(wire.CodeProtocol, "PARAMETERS out of place (protocol 5.10)")
 		}
-		p.in.keyed = true
+		s.keyed = true
 		s.setPeerParameters(&f.Params)
 		return nil
 	}
-	if !s.client && !p.in.keyed {
+	if !s.keyed {
 		return violation(wire.CodeProtocol, "%v before PARAMETERS (protocol 2.4)", f.Kind)
 	}
 	switch f.Kind {
@@ -204,7 +216,9 @@ func (s *Session) controlFrame(p *path, f *wire.Frame, first bool) error {
 		if err != nil || st == nil {
 			return err
 		}
-		p.in.detach(st)
+		if !s.spread {
+			p.in.detach(st.id)
+		}
 		return st.arrivedReset(f.Code, f.Size)
 	case wire.StopSending:
 		st, err := s.existing(f.Context)
@@ -217,14 +231,17 @@ func (s *Session) controlFrame(p *path, f *wire.Frame, first bool) error {
 		return s.keyRequested(f.Epoch)
 	case wire.GoingAway:
 		s.peerGoingAway(f.Context)
+	case wire.Token:
+		return s.receiveToken(f)
 	case wire.Close:
 		p.settleStream() // acknowledged with CLOSE, before our close_notify
-		s.words.acknowledgeControl(p.in.control.Seq())
+		s.words.acknowledgeControl(s.controlNext)
 		s.peerClosed(&SessionError{
 			Code: f.Code, Application: f.Class == wire.Application, Remote: true, Reason: string(f.Reason),
 		})
 	case wire.KeyUpdate:
-		return s.receiveEpoch(&p.in.control, &p.in.ctlEpoch, f.Epoch)
+		s.controlEpoch = f.Epoch
+		return s.receiveEpoch(p, &p.in.control, &p.in.ctlEpoch, f.Epoch)
 	}
 	return nil
 }

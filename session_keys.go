@@ -11,14 +11,13 @@ import (
 // keyring holds the session's keys, one in each direction for all contexts,
 // and moves them from epoch to epoch (protocol 3.5).
 type keyring struct {
-	// Sending. Written under the session's mu and the path's outMu, so that
-	// either is enough to read.
-	send      *record.Keys
+	// Sending. Written under the session's mu.
+	send      atomic.Pointer[record.Keys]
 	sendEpoch uint64
 	limit     uint64      // records after which the next epoch is due
 	wanted    atomic.Bool // by the peer, the application, or the limit
 
-	// Receiving; of the path's read goroutine, but for heard.
+	// Receiving; guarded by the session's inMu, but for heard.
 	receive, previous *record.Keys
 	receiveEpoch      uint64
 	heard             atomic.Uint64 // receiveEpoch, for everybody
@@ -29,7 +28,8 @@ type keyring struct {
 const rekeyAfter = 1 << 22
 
 func (k *keyring) init(send, receive *record.Keys, limit int) {
-	k.send, k.receive, k.limit = send, receive, uint64(limit)
+	k.receive, k.limit = receive, uint64(limit)
+	k.send.Store(send)
 }
 
 // keysFor returns the receiving keys of an epoch, nil if they aren't alive.
@@ -43,42 +43,98 @@ func (k *keyring) keysFor(epoch uint64) *record.Keys {
 	return nil
 }
 
-// receiveEpoch moves a context of ours to the epoch that the peer has
+// receiveEpoch moves a context of path p to the epoch that the peer has
 // announced in it. The first context to move there brings the keys.
-func (s *Session) receiveEpoch(ctx *record.Context, epoch *uint64, to uint64) error {
-	k := &s.keys
+func (s *Session) receiveEpoch(p *Path, ctx *record.Context, epoch *uint64, to uint64) error {
 	if to != *epoch+1 {
 		return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d in a context of epoch %d", to, *epoch)
 	}
-	if to > k.receiveEpoch {
-		if s.path.in.lags(k.receiveEpoch) {
-			return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d before all contexts have left epoch %d", to, k.receiveEpoch-1)
-		}
-		next, err := k.receive.Next()
-		if err != nil {
+	if to > s.keys.receiveEpoch {
+		if err := s.nextEpoch(p); err != nil {
 			return err
 		}
-		k.previous, k.receive = k.receive, next
-		k.receiveEpoch++
-		k.heard.Store(k.receiveEpoch)
-		s.log.Debug("peer changed its keys", "epoch", to)
 	}
-	ctx.SetKeys(k.receive)
+	keys := s.keys.keysFor(to)
+	if keys == nil { // a path that was silent for two updates
+		return &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
+	}
+	ctx.SetKeys(keys)
 	*epoch = to
 	return nil
 }
 
+// nextEpoch makes the next receiving keys, when all contexts have left those
+// before the current ones.
+func (s *Session) nextEpoch(p *Path) error {
+	k := &s.keys
+	if s.lags(p, k.receiveEpoch) {
+		return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d before all contexts have left epoch %d", k.receiveEpoch+1, k.receiveEpoch-1)
+	}
+	next, err := k.receive.Next()
+	if err != nil {
+		return err
+	}
+	k.previous, k.receive = k.receive, next
+	k.receiveEpoch++
+	k.heard.Store(k.receiveEpoch)
+	s.log.Debug("peer changed its keys", "epoch", k.receiveEpoch)
+	return nil
+}
+
+// keysToAttach returns the keys for a context that p brings anew.
+func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
+	if epoch == s.keys.receiveEpoch+1 && s.spread { // KEY_UPDATE is still on its way on another path
+		if err := s.nextEpoch(p); err != nil {
+			return nil, err
+		}
+	}
+	keys := s.keys.keysFor(epoch)
+	if keys == nil {
+		return nil, violation(wire.CodeKeyUpdate, "ATTACH in epoch %d at epoch %d", epoch, s.keys.receiveEpoch)
+	}
+	return keys, nil
+}
+
 // lags reports whether some context hasn't reached an epoch.
-func (r *reading) lags(epoch uint64) bool {
-	if r.epoch < epoch || r.ctlEpoch < epoch {
+func (s *Session) lags(p *Path, epoch uint64) bool {
+	if !s.spread && p.in.epoch < epoch || s.controlEpoch < epoch {
 		return true
 	}
-	for _, a := range r.attached {
-		if a.stream.openEpoch < epoch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.table.streams {
+		if st.keyed && st.openEpoch < epoch && st.recvOpen() {
 			return true
 		}
 	}
 	return false
+}
+
+// openFresh opens the first record of a later path's own context, whose sender
+// may be one epoch ahead of what we have seen, or behind.
+func (p *Path) openFresh(rec []byte) ([]byte, record.Type, error) {
+	k := &p.sess.keys
+	for epoch := k.receiveEpoch + 1; epoch+1 >= k.receiveEpoch; epoch-- {
+		keys := k.keysFor(epoch)
+		if epoch > k.receiveEpoch {
+			keys, _ = k.receive.Next() // it fails where no cipher can be made: then no record fits
+		}
+		if keys != nil {
+			p.in.own.Init(keys, wire.PathContext(p.id))
+			content, t, err := p.in.own.Open(p.in.scratch(), rec)
+			if err != record.ErrAuth {
+				if epoch > k.receiveEpoch && err == nil {
+					err = p.sess.nextEpoch(p)
+				}
+				p.in.epoch = epoch
+				return content, t, err
+			}
+		}
+		if epoch == 0 {
+			break
+		}
+	}
+	return nil, 0, record.ErrAuth
 }
 
 // keyRequested acts on KEY_REQUEST (protocol 5.13).
@@ -119,17 +175,16 @@ func (s *Session) updateKeysIfDue() {
 		st.sendMu.Unlock()
 	}
 	s.control.say(func(c *control) { c.epochDue = true })
-	s.path.kick()
+	s.kick()
 }
 
 // epochSettled reports whether the peer has acknowledged every record of older
 // epochs than the current one. The caller holds mu.
 func (s *Session) epochSettled() bool {
-	p := s.path
-	p.outMu.Lock()
+	s.control.sealMu.Lock()
 	epoch := s.keys.sendEpoch
 	settled := s.control.epoch == epoch && s.control.kept.ackedFrom(s.control.epochSeq)
-	p.outMu.Unlock()
+	s.control.sealMu.Unlock()
 	if !settled {
 		return false
 	}
@@ -159,26 +214,19 @@ func (k *kept) ackedFrom(seq uint64) bool {
 	return k.acked >= seq
 }
 
-// beginEpoch moves the path's own context to the next keys, and returns the
+// beginEpoch moves the paths' own contexts to the next keys, and returns the
 // streams that have to follow. The caller holds mu.
 func (s *Session) beginEpoch() ([]*Stream, error) {
-	p := s.path
-	p.outMu.Lock()
-	defer p.outMu.Unlock()
-	if p.ended || p.endDue {
-		return nil, nil
-	}
-	next, err := s.keys.send.Next()
+	next, err := s.keys.send.Load().Next()
 	if err != nil {
 		return nil, err
 	}
-	c := p.reserve(wire.MaxFrameLen, false)
-	b := wire.AppendKeyUpdate(c.Next(wire.MaxFrameLen)[:record.HeaderLen], s.keys.sendEpoch+1)
-	if _, err := p.seal(c, &p.out, wire.AppendTrailer(b, record.HeaderLen), wire.TypeFrames); err != nil {
-		return nil, err
+	for _, p := range s.livePaths() {
+		if err := p.sealOwnEpoch(next, s.keys.sendEpoch+1); err != nil {
+			return nil, err
+		}
 	}
-	p.out.SetKeys(next)
-	s.keys.send = next
+	s.keys.send.Store(next)
 	s.keys.sendEpoch++
 	s.keys.wanted.Store(false)
 	streams := make([]*Stream, 0, len(s.table.streams))
@@ -188,19 +236,31 @@ func (s *Session) beginEpoch() ([]*Stream, error) {
 	return streams, nil
 }
 
+// sealOwnEpoch moves the path's own context to the keys of an epoch.
+func (p *Path) sealOwnEpoch(keys *record.Keys, epoch uint64) error {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	if p.ended || p.endDue {
+		return nil
+	}
+	c := p.reserve(wire.MaxFrameLen, false)
+	b := wire.AppendKeyUpdate(c.Next(wire.MaxFrameLen)[:record.HeaderLen], epoch)
+	_, err := p.seal(c, &p.out, wire.AppendTrailer(b, record.HeaderLen), wire.TypeFrames)
+	p.out.SetKeys(keys)
+	return err
+}
+
 // sealEpoch moves s, which the caller has set sealing, to the current keys. A
 // stream on which nothing was sent yet needn't say so: ATTACH will.
-func (p *path) sealEpoch(s *Stream) error {
+func (p *Path) sealEpoch(s *Stream) error {
 	epoch := s.epoch + 1
-	if s.attached.Load() {
+	if s.introduced.Load() {
 		if err := p.sealTail(s, func(b []byte) []byte { return wire.AppendKeyUpdate(b, epoch) }); err != nil {
 			return err
 		}
 		s.epochSeq = s.sendCtx.Seq()
 	}
-	p.outMu.Lock()
-	defer p.outMu.Unlock()
-	s.sendCtx.SetKeys(p.sess.keys.send)
+	s.sendCtx.SetKeys(p.sess.keys.send.Load())
 	s.epoch = epoch
 	return nil
 }
@@ -222,7 +282,7 @@ func (s *Session) UpdateKeys(ctx context.Context) error {
 	s.mu.Unlock()
 	s.keys.wanted.Store(true)
 	s.control.say(func(c *control) { c.request = s.keys.heard.Load() + 1 })
-	s.path.kick()
+	s.kick()
 	s.updateKeysIfDue()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,6 +295,6 @@ func (s *Session) UpdateKeys(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		s.path.wait(&s.cond)
+		s.wait(&s.cond)
 	}
 }

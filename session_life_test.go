@@ -450,7 +450,7 @@ func TestResetTCP(t *testing.T) {
 		_, err := a.Read(make([]byte, 1))
 		return err
 	})
-	conn := s.path.conn.(*net.TCPConn)
+	conn := s.path().conn.(*net.TCPConn)
 	if err := conn.SetLinger(0); err != nil {
 		t.Fatal(err)
 	}

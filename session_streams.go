@@ -57,14 +57,14 @@ func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
 			s.table.opened++
 			return s.addStream(id), nil
 		}
-		s.path.wait(&s.cond)
+		s.wait(&s.cond)
 	}
 }
 
 // addStream makes the state of a stream. The caller holds mu.
 func (s *Session) addStream(id uint32) *Stream {
 	st := newStream(s, id, s.peer.StreamCredit)
-	st.sendCtx.Init(s.keys.send, id)
+	st.sendCtx.Init(s.keys.send.Load(), id)
 	st.epoch = s.keys.sendEpoch
 	s.table.streams[id] = st
 	return st
@@ -130,11 +130,6 @@ func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
 		return nil, nil
 	}
 	if !st.keyed {
-		keys := s.keys.keysFor(epoch)
-		if keys == nil {
-			return nil, violation(wire.CodeKeyUpdate, "ATTACH of stream %d in epoch %d", id, epoch)
-		}
-		st.openCtx.Init(keys, id)
 		st.openEpoch, st.keyed = epoch, true
 	}
 	return st, nil
@@ -181,7 +176,7 @@ func (s *Session) ackFrame(f *wire.Frame) error {
 		}
 	}
 	if s.gate.unacknowledged() == 0 {
-		s.path.trim()
+		s.path().trim()
 	}
 	if s.draining.Load() && s.unacknowledged() == 0 {
 		s.broadcast()
@@ -223,7 +218,7 @@ func (s *Session) finished(st *Stream, sending, receiving bool) {
 	}
 	s.mu.Unlock()
 	if told {
-		s.path.kick()
+		s.kick()
 	}
 }
 

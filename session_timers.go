@@ -92,7 +92,8 @@ func (s *Session) tick() {
 	}
 	if s.silentFor(silent, now) {
 		s.mu.Unlock()
-		s.path.fail("keepalive", ErrKeepAliveTimeout)
+		p := s.path()
+		s.pathFailed(p, &PathError{Path: p.ID(), Op: "keepalive", Err: ErrKeepAliveTimeout})
 		return
 	}
 	ping := s.cfg.KeepAlive > 0 && silent >= s.cfg.KeepAlive && !s.ping.await
@@ -104,7 +105,7 @@ func (s *Session) tick() {
 	s.ping.due = now.Add(wait)
 	s.mu.Unlock()
 	if ping {
-		s.path.kick()
+		s.kick()
 	}
 }
 
@@ -130,9 +131,7 @@ func (s *Session) sendPing(now time.Time) {
 		s.ping.asked = now
 	}
 	s.ping.sent, s.ping.await = now, true
-	var data [8]byte
-	binary.BigEndian.PutUint64(data[:], s.ping.seq)
-	s.words.sendPing(data)
+	s.path().sendPing(s.ping.seq)
 }
 
 // pong acts on PONG. An answer to an older ping says nothing new.
@@ -168,7 +167,7 @@ func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 	}()
 	s.sendPing(time.Now())
 	s.mu.Unlock()
-	s.path.kick()
+	s.kick()
 	s.mu.Lock()
 	if err := s.await(ctx, func() bool { return !s.ping.await }); err != nil {
 		return 0, err
@@ -188,10 +187,10 @@ func (s *Session) await(ctx context.Context, ok func() bool) error {
 		case ok():
 			return nil
 		}
-		if s.path == nil {
+		if s.plain != nil {
 			s.cond.Wait()
 		} else {
-			s.path.wait(&s.cond)
+			s.wait(&s.cond)
 		}
 	}
 }

@@ -25,9 +25,9 @@ type words struct {
 	creditDue     bool
 	streamLimit   uint64
 	limitDue      bool
-	ping, pong    [8]byte
-	pingDue       bool
-	pongDue       bool
+	left          uint32 // path that this end has left
+	leftLost      bool   // because it failed
+	leftDue       bool
 	timer         *time.Timer // fires ackDelay after the first word that isn't due
 	armed         bool
 	stopped       bool
@@ -36,6 +36,7 @@ type words struct {
 // A streamWord is what the peer must know of a stream.
 type streamWord struct {
 	queued bool
+	said   bool   // the peer knows the stream
 	seq    uint64 // records received
 	credit uint64 // offset up to which the peer may send
 }
@@ -58,6 +59,7 @@ func (w *words) giveCredit(s *Stream, credit uint64) {
 }
 
 func (w *words) enqueue(s *Stream, now bool) {
+	s.word.said = true
 	if !s.word.queued {
 		s.word.queued = true
 		w.acks = append(w.acks, s)
@@ -94,17 +96,27 @@ func (w *words) giveStreams(limit uint64) {
 	w.due.Store(true)
 }
 
-func (w *words) sendPing(data [8]byte) {
+// leave says that this end sends nothing more on a path but answers.
+func (w *words) leave(path uint32, lost bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ping, w.pingDue = data, true
+	w.left, w.leftLost, w.leftDue = path, lost, true
 	w.due.Store(true)
 }
 
-func (w *words) answerPing(data [8]byte) {
+// restate makes everything due once more, since what was said last may be lost
+// with a path.
+func (w *words) restate(streams []*Stream) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pong, w.pongDue = data, true
+	w.controlDue = w.controlSeq > 0
+	w.creditDue = w.sessionCredit > 0
+	w.limitDue = w.streamLimit > 0
+	for _, s := range streams {
+		if s.word.said {
+			w.enqueue(s, true)
+		}
+	}
 	w.due.Store(true)
 }
 
@@ -153,13 +165,9 @@ func (w *words) append(b []byte, limit int) (_ []byte, more bool) {
 		b = wire.AppendStreamLimit(b, w.streamLimit)
 		w.limitDue = false
 	}
-	if w.pingDue {
-		b = wire.AppendPing(b, w.ping)
-		w.pingDue = false
-	}
-	if w.pongDue {
-		b = wire.AppendPong(b, w.pong)
-		w.pongDue = false
+	if w.leftDue {
+		b = wire.AppendPathLeft(b, w.left, w.leftLost)
+		w.leftDue = false
 	}
 	said := 0
 	for _, s := range w.acks {

@@ -45,7 +45,11 @@ type streamSend struct {
 	sendCond      sync.Cond
 	writing       bool // a Write is under way
 	sealing       bool
-	attached      atomic.Bool // to the path; set by the sealer
+	introduced    atomic.Bool // a record was sealed; set by the sealer
+	attached      *Path       // the last record's; the sealer's own
+	replayOn      *Path       // sends records again: no new ones meanwhile
+	introDue      bool
+	moved         uint64 // records below it were sealed for an earlier path
 	finDue        bool
 	finSent       bool
 	reset         bool // by a RESET of ours
@@ -63,26 +67,28 @@ type streamSend struct {
 }
 
 // streamRecv is the receiving side (stream_recv.go). recvMu guards the buffer;
-// the context, and the counts of what is to be acknowledged, belong to the
-// path's read goroutine.
+// the number of the next record, and the counts of what is to be acknowledged,
+// are guarded by the session's inMu.
 type streamRecv struct {
 	recvMu       sync.Mutex
 	recvCond     sync.Cond
 	head, tail   *block
-	opening      bool // the path's reader writes into tail
-	reading      bool // a Read is copying out of head, or pumps
-	pumping      bool // it pumps
-	into         destination
-	waiting      int  // goroutines that wait to read
-	fin          bool // the peer's end has arrived
+	opening      bool  // the path's reader writes into tail
+	reading      bool  // a Read is copying out of head, or pumps
+	pumping      *Path // it pumps this one
+	waiting      int   // goroutines that wait to read
+	fin          bool  // the peer's end has arrived
 	recvErr      error
 	readClosed   bool // nobody here will read more
 	recvEnded    bool // nothing more can arrive
 	win          window
 	readDeadline deadline
-	openCtx      record.Context
-	openEpoch    uint64
-	keyed        bool // openCtx is ready
+	recvNext     uint64                // number of the next record
+	held         map[uint64]heldRecord // records behind it, which came on another path
+	openEpoch    uint64                // of the next record
+	keyed        bool                  // openEpoch is known
+	past         bool                  // stands for a stream that has ended, while its records come again
+	again        uint64                // the number behind those, of a past stream
 	newBytes     int
 	newRecords   int
 	ackSoon      bool

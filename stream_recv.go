@@ -6,7 +6,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
@@ -21,19 +20,7 @@ const (
 	ackDelay   = 10 * time.Millisecond
 )
 
-// open opens rec into the stream's buffer, or into scratch if nobody will read
-// it. The content counts only once arrived is called.
-func (s *Stream) open(rec, scratch []byte) (content []byte, t record.Type, err error) {
-	dst := s.reserve(len(rec)-record.HeaderLen-record.TagLen, scratch)
-	content, t, err = s.openCtx.Open(dst, rec)
-	if err != nil {
-		s.unreserve()
-	}
-	return content, t, err
-}
-
-// A destination says where a record was opened to. It belongs to who holds
-// the pump.
+// A destination says where a record was opened to.
 type destination uint8
 
 const (
@@ -42,16 +29,16 @@ const (
 	intoRead // the buffer of the Read that pumps
 )
 
-func (s *Stream) reserve(n int, scratch []byte) []byte {
+// reserve returns room for n bytes that path p brings: the stream's next ones.
+// They count only once arrived is called.
+func (s *Stream) reserve(p *Path, n int) ([]byte, destination) {
 	s.recvMu.Lock()
 	defer s.recvMu.Unlock()
 	if s.readClosed {
-		s.into = intoScratch
-		return scratch
+		return p.in.scratch(), intoScratch
 	}
-	if d := &s.sess.path.in.direct; d.stream == s && s.head == nil && len(d.buf)-d.n >= n {
-		s.into = intoRead
-		return d.buf[d.n : d.n+n : d.n+n]
+	if d := &p.in.direct; d.stream == s && s.head == nil && len(d.buf)-d.n >= n {
+		return d.buf[d.n : d.n+n : d.n+n], intoRead
 	}
 	if s.tail == nil || len(s.tail.free()) < n {
 		// Large blocks are for streams that fill theirs, not for padding.
@@ -63,8 +50,8 @@ func (s *Stream) reserve(n int, scratch []byte) []byte {
 		}
 		s.tail = b
 	}
-	s.into, s.opening = intoBlock, true
-	return s.tail.free()
+	s.opening = true
+	return s.tail.free(), intoBlock
 }
 
 // unreserve ends what reserve began. The caller doesn't hold recvMu.
@@ -88,8 +75,8 @@ func (s *Stream) dropRead() {
 	}
 }
 
-// arrived counts n bytes that open has brought.
-func (s *Stream) arrived(n int) error {
+// count holds n bytes of a record that is new against the peer's credit.
+func (s *Stream) count(n int) error {
 	s.newBytes += n
 	s.newRecords++
 	if n > 0 && !s.sess.arrived(n) {
@@ -100,11 +87,20 @@ func (s *Stream) arrived(n int) error {
 	if !s.win.receive(n) {
 		return violation(wire.CodeFlowControl, "more bytes than the credit of stream %d", s.id)
 	}
+	return nil
+}
+
+// arrived makes the n bytes of the stream's next record, which path p has
+// brought to where reserve said, readable.
+func (s *Stream) arrived(p *Path, into destination, n int) {
+	s.recvNext++
+	s.recvMu.Lock()
+	defer s.recvMu.Unlock()
 	s.opening = false
 	switch {
-	case s.into == intoRead:
-		s.sess.path.in.direct.n += n
-	case s.into == intoScratch || s.readClosed: // nobody reads it any more
+	case into == intoRead:
+		p.in.direct.n += n
+	case into == intoScratch || s.readClosed: // nobody reads it any more
 		s.sess.consumed(n)
 	default:
 		s.tail.w += n
@@ -112,7 +108,6 @@ func (s *Stream) arrived(n int) error {
 	if !s.reading && s.head != nil && s.head.r == s.head.w {
 		s.dropRead()
 	}
-	return nil
 }
 
 // arrivedFin notes the peer's end of the stream.
@@ -132,12 +127,15 @@ func (s *Stream) recvOpen() bool {
 
 // settleReceived wakes the reader and notes what is to be acknowledged, once
 // for all records that came together.
-func (s *Stream) settleReceived() {
+func (s *Stream) settleReceived(p *Path) {
 	s.recvMu.Lock()
 	if s.waiting > 0 {
-		s.sess.path.in.woke = true
-		s.sess.path.pump.waiters.Add(-int32(s.waiting))
+		p.in.woke = true
+		s.sess.waiters.Add(-int32(s.waiting))
 		s.waiting = 0
+	}
+	if s.pumping != nil && s.pumping != p {
+		s.pumping.interrupt() // its Read waits for bytes that came here
 	}
 	s.recvCond.Broadcast() // also to those who were woken before and wait again
 	ended := s.fin
@@ -145,7 +143,11 @@ func (s *Stream) settleReceived() {
 	s.recvMu.Unlock()
 
 	now := ended || s.ackSoon || s.newBytes >= ackBytes || s.newRecords >= ackRecords
-	s.sess.words.acknowledge(s, s.openCtx.Seq(), now)
+	next := s.recvNext
+	if s.past {
+		next = s.again
+	}
+	s.sess.words.acknowledge(s, next, now)
 	if now {
 		s.newBytes, s.newRecords, s.ackSoon = 0, 0, false
 	}
@@ -223,18 +225,22 @@ func (s *Stream) awaitBytes(p []byte) (n int, err error) {
 			return 0, io.EOF
 		case s.sess.ended():
 			return 0, s.sess.cause()
-		case s.sess.path.pump.try():
-			if n := s.pump(p); n > 0 {
+		default:
+			path := s.sess.path()
+			if !path.pump.try() {
+				break
+			}
+			if n := s.pump(path, p); n > 0 {
 				return n, nil
 			}
 			continue
 		}
 		s.waiting++
-		s.sess.path.pump.expect()
+		s.sess.expect()
 		s.recvCond.Wait()
 		if s.waiting > 0 {
 			s.waiting--
-			s.sess.path.pump.forgo()
+			s.sess.waiters.Add(-1)
 		}
 	}
 }
@@ -242,17 +248,16 @@ func (s *Stream) awaitBytes(p []byte) (n int, err error) {
 // pump reads one piece from the socket for this stream and whatever else is in
 // it, and returns how many bytes it put into p. It sets reading if there are
 // some. The caller holds recvMu, and the path's pump, which it gives back.
-func (s *Stream) pump(p []byte) int {
-	s.reading, s.pumping = true, true
+func (s *Stream) pump(path *Path, p []byte) int {
+	s.reading, s.pumping = true, path
 	s.recvMu.Unlock()
-	path := s.sess.path
 	path.in.direct = direct{stream: s, buf: p}
 	err := path.readOnce()
 	n := path.in.direct.n
 	path.in.direct = direct{}
-	path.pump.release(err, true)
+	path.release(err, true)
 	s.recvMu.Lock()
-	s.pumping = false
+	s.pumping = nil
 	s.reading = n > 0
 	if n == 0 {
 		s.recvCond.Broadcast()
@@ -264,8 +269,8 @@ func (s *Stream) pump(p []byte) int {
 // wakeReaders makes every Read look again. The caller holds recvMu.
 func (s *Stream) wakeReaders() {
 	s.recvCond.Broadcast()
-	if s.pumping {
-		s.sess.path.interrupt()
+	if s.pumping != nil {
+		s.pumping.interrupt()
 	}
 }
 
@@ -304,7 +309,7 @@ func (s *Stream) take(p []byte, use func(b []byte) (n int, more bool)) (n int, e
 	s.recvMu.Unlock()
 
 	if s.sess.consumed(total) || credit {
-		s.sess.path.kick()
+		s.sess.kick()
 	}
 	if done {
 		s.sess.finished(s, false, true)
@@ -337,7 +342,7 @@ func (s *Stream) consume(n int) (due bool) {
 
 // announceReading lets the peer know of a stream that is only read.
 func (s *Stream) announceReading() {
-	if !s.attached.Load() {
+	if !s.introduced.Load() {
 		s.sendMu.Lock()
 		s.introduce()
 		s.sendMu.Unlock()
@@ -441,7 +446,7 @@ func (s *Stream) closeRead(code uint64) error {
 		kick = true
 	}
 	if kick {
-		s.sess.path.kick()
+		s.sess.kick()
 	}
 	return nil
 }

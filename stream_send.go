@@ -143,19 +143,25 @@ func (s *Stream) write(p []byte) (n int, err error) {
 		}
 		var got int
 		var next *turn
-		if room := s.credit - s.sent; room > 0 && !s.sealing {
+		if room := s.credit - s.sent; room > 0 && !s.sealing && !s.blocked() {
 			got, next = s.sess.gate.enter(&s.turn, int(min(uint64(len(p)), room, maxBatch)))
 		}
 		if got == 0 {
-			s.sess.path.wait(&s.sendCond)
+			s.sess.wait(&s.sendCond)
 			continue
 		}
 		s.sent += uint64(got)
 		data := p[:got]
-		if err := s.sealed(func(path *path) error {
+		err := s.sealed(func(path *Path) error {
 			next.wake()
 			return path.sealStream(s, data)
-		}); err != nil {
+		})
+		if err == errPathGone { // another path, once there is one, takes it
+			s.sent -= uint64(got)
+			s.sess.gate.refund(got)
+			continue
+		}
+		if err != nil {
 			return n, err
 		}
 		n += got
@@ -167,34 +173,38 @@ func (s *Stream) write(p []byte) (n int, err error) {
 
 // sealed runs seal with the right to use the send context, and without sendMu,
 // which the caller holds before and after.
-func (s *Stream) sealed(seal func(*path) error) error {
+func (s *Stream) sealed(seal func(*Path) error) error {
 	s.sealing = true
+	path := s.sess.path()
 	s.sendMu.Unlock()
-	err := seal(s.sess.path)
-	if err != nil {
+	err := seal(path)
+	if err != nil && err != errPathGone {
 		s.sess.end(err)
 		err = s.sess.cause()
 	}
 	s.sendMu.Lock()
 	s.sealing = false
 	s.sendCond.Broadcast()
-	s.settleSending()
+	if err == nil {
+		s.settleSending()
+	}
 	return err
 }
 
 // introduce tells the peer of a stream of ours on which nothing was sent yet, by
 // an empty record. The caller holds sendMu.
 func (s *Stream) introduce() {
-	if wire.ClientOpened(s.id) != s.sess.client || s.attached.Load() {
+	if wire.ClientOpened(s.id) != s.sess.client || s.introduced.Load() {
 		return
 	}
 	for s.sealing {
 		s.sendCond.Wait()
 	}
-	if !s.attached.Load() && s.sendErr == nil && !s.sess.ended() {
-		_ = s.sealed(func(p *path) error {
+	if !s.introduced.Load() && s.sendErr == nil && !s.sess.ended() {
+		err := s.sealed(func(p *Path) error {
 			return p.sealTail(s, func(b []byte) []byte { return b })
 		})
+		s.introDue = err == errPathGone
 	}
 }
 
@@ -204,14 +214,25 @@ func (s *Stream) settleSending() {
 	if s.finSent || s.reset {
 		s.epochDue = false // no record will follow
 	}
-	for !s.sealing && !s.reset && !s.sess.ended() {
+	for !s.sealing && s.replayOn == nil && !s.reset && !s.sess.ended() {
 		switch {
+		case s.introDue:
+			s.introDue = false
+			if s.introduce(); s.introDue {
+				return
+			}
 		case s.epochDue && !s.finSent:
 			s.epochDue = false
-			_ = s.sealed(func(p *path) error { return p.sealEpoch(s) })
+			if s.sealed(func(p *Path) error { return p.sealEpoch(s) }) == errPathGone {
+				s.epochDue = true
+				return
+			}
 		case s.finDue:
 			s.finDue, s.finSent = false, true // nothing comes behind it
-			_ = s.sealed(func(p *path) error { return p.sealTail(s, wire.AppendFin) })
+			if s.sealed(func(p *Path) error { return p.sealTail(s, wire.AppendFin) }) == errPathGone {
+				s.finDue, s.finSent = true, false
+				return
+			}
 			if s.kept.empty() { // acknowledged already
 				s.sendMu.Unlock()
 				s.sess.finished(s, true, false)
@@ -290,7 +311,7 @@ func (s *Stream) Reset(code uint64) error {
 	if !s.abort(&StreamError{StreamID: s.id, Code: code}, code) {
 		return ErrStreamClosed
 	}
-	s.sess.path.kick()
+	s.sess.kick()
 	return nil
 }
 
@@ -307,7 +328,7 @@ func (s *Stream) abort(err *StreamError, code uint64) bool {
 		s.sendMu.Unlock()
 		return false
 	}
-	s.reset, s.sendErr, s.epochDue = true, err, false
+	s.reset, s.sendErr, s.epochDue, s.introDue, s.replayOn = true, err, false, false, nil
 	s.writeDeadline.stop()
 	for s.sealing { // the size is known once the records under way are sealed
 		s.sendCond.Wait()
@@ -378,6 +399,6 @@ func (s *Stream) Flush(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		s.sess.path.wait(&s.sendCond)
+		s.sess.wait(&s.sendCond)
 	}
 }

@@ -28,6 +28,13 @@ func (c *Context) Init(keys *Keys, id uint32) {
 	c.SetKeys(keys)
 }
 
+// InitAt makes c the context id under keys, whose next record is number seq:
+// for a receiver that was told where a sender goes on.
+func (c *Context) InitAt(keys *Keys, id uint32, seq uint64) {
+	c.Init(keys, id)
+	c.seq = seq
+}
+
 // SetKeys moves the context to other keys. The sequence number goes on: the
 // numbers of a context never repeat, whatever the epoch.
 func (c *Context) SetKeys(keys *Keys) {

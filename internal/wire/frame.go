@@ -19,6 +19,7 @@ const (
 	StreamLimit   Kind = 0x05
 	Ping          Kind = 0x06
 	Pong          Kind = 0x07
+	PathLeft      Kind = 0x08
 	Fin           Kind = 0x10
 	KeyUpdate     Kind = 0x11
 	Params        Kind = 0x20
@@ -27,6 +28,7 @@ const (
 	KeyRequest    Kind = 0x23
 	GoingAway     Kind = 0x24
 	Close         Kind = 0x25
+	Token         Kind = 0x26
 )
 
 // A Place is a sort of context, or a set of them.
@@ -63,6 +65,7 @@ var kinds = [...]struct {
 	StreamLimit:   {"STREAM_LIMIT", "5.5", OnPath},
 	Ping:          {"PING", "5.6", OnPath},
 	Pong:          {"PONG", "5.7", OnPath},
+	PathLeft:      {"PATH_LEFT", "5.16", OnPath},
 	Fin:           {"FIN", "5.8", OnStream},
 	KeyUpdate:     {"KEY_UPDATE", "5.9", OnPath | OnControl | OnStream},
 	Params:        {"PARAMETERS", "5.10", OnControl},
@@ -71,6 +74,7 @@ var kinds = [...]struct {
 	KeyRequest:    {"KEY_REQUEST", "5.13", OnControl},
 	GoingAway:     {"GOING_AWAY", "5.14", OnControl},
 	Close:         {"CLOSE", "5.15", OnControl},
+	Token:         {"TOKEN", "5.17", OnControl},
 }
 
 // Known tells whether this version of the protocol defines the kind.
@@ -84,10 +88,12 @@ func (k Kind) String() string {
 }
 
 const (
-	// MaxFrameLen is the size in bytes of the largest frame but CLOSE.
+	// MaxFrameLen is the size in bytes of the largest frame but CLOSE and TOKEN.
 	MaxFrameLen = 42
 	// MaxReason is the size in bytes of the longest reason in a CLOSE frame.
 	MaxReason = 1024
+	// MaxToken is the size in bytes of the longest token.
+	MaxToken = 1024
 	// TrailerLen is the size in bytes of what [AppendTrailer] appends.
 	TrailerLen = 2
 )
@@ -146,6 +152,24 @@ func AppendPing(b []byte, data [8]byte) []byte {
 // AppendPong answers a PING (protocol 5.7).
 func AppendPong(b []byte, data [8]byte) []byte {
 	return append(append(b, byte(Pong), 8), data[:]...)
+}
+
+// AppendPathLeft says that the sender has left a path, because it was lost if
+// so (protocol 5.16).
+func AppendPathLeft(b []byte, path uint32, lost bool) []byte {
+	why := uint64(0)
+	if lost {
+		why = 1
+	}
+	return appendFrame(b, PathLeft, uint64(path), why)
+}
+
+// AppendToken gives a token for the path with that number (protocol 5.17).
+func AppendToken(b []byte, path uint32, token []byte) []byte {
+	b = append(b, byte(Token))
+	b = AppendVarint(b, uint64(VarintLen(uint64(path))+len(token)))
+	b = AppendVarint(b, uint64(path))
+	return append(b, token...)
 }
 
 // AppendFin ends the stream in this direction (protocol 5.8).

@@ -20,7 +20,10 @@ type Frame struct {
 	Code    uint64     // RESET, STOP_SENDING, CLOSE
 	Size    uint64     // RESET, in bytes
 	Params  Parameters // PARAMETERS
+	Path    uint32     // PATH_LEFT, TOKEN
+	Lost    bool       // PATH_LEFT
 	Reason  []byte     // CLOSE; part of the parsed bytes
+	Token   []byte     // TOKEN; part of the parsed bytes
 }
 
 // Parse reads the frame at the front of b, which stands in a context of the
@@ -108,11 +111,28 @@ func (f *Frame) parseBody(r *reader) error {
 		if id > uint64(MaxStreamID) {
 			return f.malformed("for stream %#x", id)
 		}
+	case PathLeft:
+		path, why := r.varint(), r.varint()
+		f.Path, f.Lost = uint32(path), why == 1
+		if path > maxPath || why > 1 {
+			return f.malformed("of path %d for reason %d", path, why)
+		}
+	case Token:
+		path := r.varint()
+		f.Path, f.Token, r.b = uint32(path), r.b, nil
+		if path == 0 || path > maxPath || len(f.Token) < minToken || len(f.Token) > MaxToken {
+			return f.malformed("of %d bytes for path %d", len(f.Token), path)
+		}
 	case Close:
 		return f.parseClose(r)
 	}
 	return nil
 }
+
+const (
+	maxPath  = 0xffff
+	minToken = 16
+)
 
 // context reads the id of a context that can be attached to a path.
 func (f *Frame) context(r *reader) error {

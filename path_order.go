@@ -1,0 +1,116 @@
+package tcpls
+
+import (
+	"bytes"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// Order across paths. The records of a stream are numbered, whatever path they
+// come on. When a stream moves to another path, its records there may overtake
+// those before them (they are held), and when a path has failed, records come
+// again (they are dropped).
+
+// A heldRecord is one that came before its turn.
+type heldRecord struct {
+	content, frames []byte
+}
+
+// maxHeld is how many records of a stream may come before their turn; their
+// bytes are bounded by the stream's credit (protocol 9.6).
+const maxHeld = 4096
+
+// ahead holds a record of a.stream that came before its turn.
+func (p *Path) ahead(a *attachment, seq uint64, content, frames []byte) error {
+	s := a.stream
+	if _, known := s.held[seq]; known {
+		return p.repeated(a, frames)
+	}
+	if len(content) == 0 && !p.in.budget.spend(p) {
+		return errBudget
+	}
+	p.in.budget.earn(len(content))
+	if len(s.held) >= maxHeld {
+		return violation(wire.CodeLimit, "more than %d records of stream %d before their turn", maxHeld, s.id)
+	}
+	if err := s.count(len(content)); err != nil {
+		return err
+	}
+	if s.held == nil {
+		s.held = make(map[uint64]heldRecord)
+	}
+	s.held[seq] = heldRecord{bytes.Clone(content), bytes.Clone(frames)}
+	return p.moveOn(a, frames)
+}
+
+// deliverHeld makes the held records readable whose turn has come.
+func (p *Path) deliverHeld(s *Stream) error {
+	for len(s.held) > 0 {
+		h, ok := s.held[s.recvNext]
+		if !ok {
+			return nil
+		}
+		delete(s.held, s.recvNext)
+		dst, into := s.reserve(p, len(h.content))
+		copy(dst, h.content)
+		s.arrived(p, into, len(h.content))
+		err := p.eachFrame(h.frames, wire.OnStream, func(f *wire.Frame) error {
+			switch f.Kind {
+			case wire.Fin:
+				s.arrivedFin()
+			case wire.KeyUpdate:
+				s.ackSoon = true
+				s.openEpoch = f.Epoch
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repeated drops a record that has arrived before. Our acknowledgement of it
+// may be lost, so it is said again.
+func (p *Path) repeated(a *attachment, frames []byte) error {
+	if p.in.repeats++; p.in.repeats%freeTries == 0 && !p.in.budget.spend(p) {
+		return errBudget
+	}
+	a.stream.again = max(a.stream.again, a.ctx.Seq())
+	a.stream.ackSoon = true
+	return p.moveOn(a, frames)
+}
+
+// moveOn acts on what a record's frames say of its context, whenever its turn
+// is.
+func (p *Path) moveOn(a *attachment, frames []byte) error {
+	return p.eachFrame(frames, wire.OnStream, func(f *wire.Frame) error {
+		switch f.Kind {
+		case wire.Fin:
+			p.in.detach(a.stream.id)
+		case wire.KeyUpdate:
+			return p.sess.receiveEpoch(p, &a.ctx, &a.epoch, f.Epoch)
+		}
+		return nil
+	})
+}
+
+// endedStream stands for a stream that has ended and been forgotten, whose
+// records f announces again; nil where there are too many of them.
+func (r *reading) endedStream(s *Session, f *wire.Frame) *Stream {
+	if a := r.attached[f.Context]; a != nil {
+		return a.stream // it ended while it was attached here
+	}
+	if r.ended++; r.ended > maxEnded {
+		return nil
+	}
+	st := newStream(s, f.Context, 0)
+	// Every record counts as arrived before.
+	st.past, st.keyed, st.readClosed, st.recvEnded, st.recvNext = true, true, true, true, ^uint64(0)
+	return st
+}
+
+// maxEnded is how many streams that have ended may be attached to one path
+// again: no sender has more of them unacknowledged than it may open.
+const maxEnded = 1 << 16

@@ -1,0 +1,183 @@
+package tcpls
+
+import (
+	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// Sending again. When a path has failed, the records that the peer hasn't
+// acknowledged go out once more on another one: the same ciphertext, so that
+// no nonce protects two plaintexts, and before anything new of their stream.
+
+// A replay is what is left to send again of one stream.
+type replay struct {
+	stream *Stream
+	next   uint64 // record
+	begun  bool   // next was announced
+}
+
+// maxResend is how many records are sent again in one go.
+const maxResend = record.BatchRecords
+
+// moveOff makes the stream go on with its next record on the path to. What
+// was sent before is sent there again if it may be lost. The caller holds no
+// lock.
+func (s *Stream) moveOff(to *Path, lost bool) {
+	s.sendMu.Lock()
+	for s.sealing { // it doesn't take long: sealing never waits for a socket
+		s.sendCond.Wait()
+	}
+	s.replayOn = nil
+	switch {
+	case s.reset || s.kept.empty():
+	case lost || s.kept.len() > maxHeld/2:
+		s.replayOn = to
+	default:
+		s.moved = s.sendCtx.Seq()
+	}
+	again := s.replayOn != nil
+	s.settleSending()
+	s.sendCond.Broadcast()
+	s.sendMu.Unlock()
+	if again {
+		to.addReplay(s)
+	}
+}
+
+// blocked reports whether new records have to wait. Those that could overtake
+// older ones on another path are few (protocol 9.6). The caller holds sendMu.
+func (s *Stream) blocked() bool {
+	return s.replayOn != nil || s.moved > 0 && !s.kept.ackedFrom(s.moved) && s.kept.len() >= maxHeld
+}
+
+func (p *Path) addReplay(s *Stream) {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	if p.ended || p.endDue {
+		return // the next path will do it
+	}
+	p.replays = append(p.replays, replay{stream: s})
+	p.flush()
+}
+
+// resend queues records that are to be sent again, as far as the path takes
+// them. The caller holds outMu, which is free while streams are told that all
+// of theirs are queued.
+func (p *Path) resend() {
+	for len(p.replays) > 0 && p.unsent.Load() < maxUnsent && !p.ended && !p.endDue {
+		r := &p.replays[0]
+		more, err := p.resendSome(r)
+		if err != nil {
+			go p.sess.end(err)
+			return
+		}
+		if more {
+			continue
+		}
+		s := r.stream
+		p.replays = p.replays[1:]
+		p.outMu.Unlock()
+		s.replayed(p)
+		p.outMu.Lock()
+	}
+}
+
+// resendSome queues the next records of one stream and reports whether there
+// are more.
+func (p *Path) resendSome(r *replay) (more bool, err error) {
+	s := r.stream
+	records, first := s.kept.from(r.next, maxResend)
+	if len(records) == 0 {
+		return false, nil
+	}
+	attach := !r.begun || first != r.next
+	epoch := s.epoch
+	if first < s.epochSeq {
+		epoch--
+	}
+	if err := p.announce(s.id, attach, epoch, first); err != nil {
+		return false, err
+	}
+	r.begun, r.next = true, first+uint64(len(records))
+	s.attached = p
+	p.resent.Add(uint64(len(records)))
+	for _, rec := range records {
+		p.repeat(rec)
+	}
+	return true, nil
+}
+
+// repeat queues a sealed record once more, and gives its chunk back.
+func (p *Path) repeat(rec sentRecord) {
+	n := int(rec.length)
+	c := p.reserve(n-record.Overhead, true)
+	b := c.Next(n - record.Overhead)[:n]
+	copy(b, rec.chunk.Record(int(rec.offset), n))
+	rec.chunk.Release()
+	c.Commit(b)
+	p.unsent.Add(int64(n))
+	p.sealed.Add(1)
+}
+
+// replayed notes that p has queued all of the stream's records again.
+func (s *Stream) replayed(p *Path) {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.replayOn == p {
+		s.replayOn = nil
+		s.settleSending()
+		s.sendCond.Broadcast()
+	}
+}
+
+// take moves the control context to p, with what isn't acknowledged.
+func (c *control) take(p *Path) error {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	if p.ended || p.endDue {
+		return nil
+	}
+	c.sealMu.Lock()
+	c.owner.Store(p)
+	records, first := c.kept.from(0, int(^uint(0)>>1))
+	epoch := c.epoch
+	if first < c.epochSeq {
+		epoch--
+	}
+	c.sealMu.Unlock()
+	if err := p.announce(wire.Control, true, epoch, first); err != nil {
+		return err
+	}
+	for _, rec := range records {
+		p.repeat(rec)
+	}
+	p.flush()
+	return nil
+}
+
+// from returns up to most kept records from number seq on, whose chunks are
+// retained for the caller, and the number of the first.
+func (k *kept) from(seq uint64, most int) (records []sentRecord, first uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	first = max(seq, k.acked)
+	end := k.acked + uint64(k.n)
+	for ; seq < end && len(records) < most; seq++ {
+		if seq < first {
+			seq = first
+			if seq == end {
+				break
+			}
+		}
+		r := k.ring[(k.head+int(seq-k.acked))%len(k.ring)]
+		r.chunk.Retain()
+		records = append(records, r)
+	}
+	return records, first
+}
+
+func (k *kept) len() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.n
+}

@@ -1,0 +1,162 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+// A world is a client and a server with as many connections as they like, in
+// memory.
+type world struct {
+	listener       *Listener
+	client, server *Session
+
+	mu    sync.Mutex
+	conns []*memnet.Conn // the client's ends, in the order of their dialing
+}
+
+// newWorld opens a session over a link; further paths have the same.
+func newWorld(t testing.TB, link memnet.Link, change func(client, server *Config)) *world {
+	t.Helper()
+	client, server := newTestConfigs()
+	smallWindows(client, server)
+	for _, c := range []*Config{client, server} {
+		c.ReconnectFor, c.MaxPaths = 0, 0
+	}
+	if change != nil {
+		change(client, server)
+	}
+	w := &world{}
+	inner := memnet.Listen(link)
+	var err error
+	if w.listener, err = NewListener(inner, server); err != nil {
+		t.Fatal(err)
+	}
+	d := &Dialer{Config: client, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := inner.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.conns = append(w.conns, conn)
+		return conn, nil
+	}}
+	if w.client, err = d.Dial(context.Background(), "tcp", "localhost:443"); err != nil {
+		t.Fatal(err)
+	}
+	if w.server, err = w.listener.Accept(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		var both sync.WaitGroup
+		both.Go(func() { _ = w.client.Close() }) // the test has judged what it wanted to
+		both.Go(func() { _ = w.server.Close() })
+		both.Wait()
+		_ = w.listener.Close()
+	})
+	return w
+}
+
+func (w *world) conn(i int) *memnet.Conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.conns[i]
+}
+
+func (w *world) addPath(t testing.TB) *Path {
+	t.Helper()
+	p, err := w.client.AddPath(context.Background(), PathSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// wideLink is a path of 40 ms there and back and 80 Mbit/s.
+var wideLink = memnet.Link{Rate: 10 << 20, Delay: 20 * time.Millisecond}
+
+// What breaks a path, seen from the client's end of the connection.
+var breaks = map[string]func(c *memnet.Conn){
+	"RST":       func(c *memnet.Conn) { c.Reset() },
+	"FIN":       func(c *memnet.Conn) { _ = c.CloseWrite() },
+	"closed":    func(c *memnet.Conn) { _ = c.Close() },
+	"blackhole": func(c *memnet.Conn) { c.Stall(true) },
+	"one way":   func(c *memnet.Conn) { c.StallSend(true) },
+}
+
+// A transfer in either direction goes on, whatever breaks its path, with a path
+// that stands by and without.
+func TestFailover(t *testing.T) {
+	for name, cut := range breaks {
+		for _, standby := range []bool{true, false} {
+			for _, upload := range []bool{true, false} {
+				test := name
+				if standby {
+					test += ", standby"
+				}
+				if upload {
+					test += ", upload"
+				}
+				t.Run(test, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { testFailover(t, cut, standby, upload) })
+				})
+			}
+		}
+	}
+}
+
+func testFailover(t *testing.T, cut func(*memnet.Conn), standby, upload bool) {
+	w := newWorld(t, wideLink, nil)
+	if standby {
+		w.addPath(t)
+	}
+	from, to := w.server, w.client
+	if upload {
+		from, to = to, from
+	}
+	st, err := from.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := testBytes(1, 20<<20)
+	sent := begun(func() error {
+		_, err := st.Write(want)
+		return errors.Join(err, st.CloseWrite())
+	})
+	peer, err := to.AcceptStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, "before the cut", peer, want[:5<<20])
+	cut(w.conn(0))
+	began := time.Now()
+	var gap time.Duration
+	last := began
+	rest := want[5<<20:]
+	for len(rest) > 0 {
+		n := min(len(rest), 16<<10)
+		wantRead(t, "after the cut", peer, rest[:n])
+		rest = rest[n:]
+		gap = max(gap, time.Since(last))
+		last = time.Now()
+	}
+	wantEOF(t, "after all", peer)
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	t.Logf("longest gap %v", gap)
+	if gap > time.Second {
+		t.Errorf("nothing arrived for %v", gap)
+	}
+	if err := st.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

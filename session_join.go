@@ -1,0 +1,314 @@
+package tcpls
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
+)
+
+// Joining (protocol 9). The server gives the client tokens inside the
+// encryption. A client opens another path by a TLS handshake whose PSK identity
+// is a token, so that an observer sees a resumption; the PSK derives from the
+// session's own secret, so that a stolen token is worth nothing. Each token is
+// good for one path and gives it its number.
+
+const (
+	// maxTokens is how many unused tokens a client holds.
+	maxTokens = 4
+	tokenLen  = 192
+	tokenMAC  = 16
+)
+
+// A token as both ends know it.
+type token struct {
+	path  uint16 // the number of the path that it opens
+	bytes []byte
+}
+
+// psk derives what proves possession of the session.
+func (s *Session) tokenSecret(t []byte) ([]byte, error) {
+	return s.engine.ExportKeyingMaterial("EXPORTER-tcpls-join", t, s.engine.Suite().HashLen)
+}
+
+// joins are the tokens of all servers of this process, so that a session can
+// be joined through any of its listeners.
+var joins registry
+
+// A registry finds the session that a token belongs to, and knows its own
+// tokens from others.
+type registry struct {
+	mu     sync.Mutex
+	tokens map[string]issued
+	key    [32]byte // of the MAC in every token
+	ready  sync.Once
+}
+
+type issued struct {
+	session *Session
+	path    uint16
+}
+
+// mint returns a new token: random bytes, of which some are a MAC of the others,
+// which only this process can see.
+func (r *registry) mint() []byte {
+	r.ready.Do(func() { _, _ = rand.Read(r.key[:]) }) // it never fails
+	t := make([]byte, tokenLen)
+	_, _ = rand.Read(t)
+	copy(t[tokenLen-tokenMAC:], r.mac(t))
+	return t
+}
+
+func (r *registry) mac(t []byte) []byte {
+	mac := hmac.New(sha256.New, r.key[:])
+	mac.Write(t[:tokenLen-tokenMAC])
+	return mac.Sum(nil)[:tokenMAC]
+}
+
+// isToken reports whether t was made here, spent or not.
+func (r *registry) isToken(t []byte) bool {
+	return len(t) == tokenLen && hmac.Equal(r.mac(t), t[tokenLen-tokenMAC:])
+}
+
+func (r *registry) add(t token, s *Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tokens == nil {
+		r.tokens = make(map[string]issued)
+	}
+	r.tokens[string(t.bytes)] = issued{s, t.path}
+}
+
+// find returns the session of a token, without spending it.
+func (r *registry) find(t []byte) (issued, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, ok := r.tokens[string(t)]
+	return i, ok
+}
+
+// spend takes a token out, once.
+func (r *registry) spend(t []byte) (issued, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, ok := r.tokens[string(t)]
+	delete(r.tokens, string(t))
+	return i, ok
+}
+
+// tickets are a session's tokens; guarded by its mu.
+type tickets struct {
+	given  uint32  // by the server, so far
+	unused []token // the client's, or those of the server that weren't spent
+	peer   bool    // the client's: the server has given some
+}
+
+// mint makes n more tokens. The caller holds mu.
+func (s *Session) mint(n int) (fresh []token) {
+	for range n {
+		if s.tickets.given == 1<<16-1 {
+			return fresh
+		}
+		s.tickets.given++
+		t := token{uint16(s.tickets.given), joins.mint()}
+		s.tickets.unused = append(s.tickets.unused, t)
+		joins.add(t, s)
+		fresh = append(fresh, t)
+	}
+	return fresh
+}
+
+// forgetTokens takes the session's tokens out of the registry. The caller
+// holds mu.
+func (s *Session) forgetTokens() {
+	if !s.client {
+		for _, t := range s.tickets.unused {
+			joins.spend(t.bytes)
+		}
+	}
+	s.tickets.unused = nil
+}
+
+// giveTokens makes up for spent ones. The caller holds no lock.
+func (s *Session) giveTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client || s.ended() {
+		return
+	}
+	first := s.tickets.given == 0
+	fresh := s.mint(maxTokens - len(s.tickets.unused))
+	if first {
+		s.startWatch(s.path())
+	}
+	s.control.say(func(c *control) { c.tokens = append(c.tokens, fresh...) })
+}
+
+// receiveToken acts on TOKEN.
+func (s *Session) receiveToken(f *wire.Frame) error {
+	if !s.client {
+		return violation(wire.CodeProtocol, "TOKEN from a client")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.Path <= s.tickets.given {
+		return violation(wire.CodeProtocol, "TOKEN for path %d after that for path %d", f.Path, s.tickets.given)
+	}
+	if len(s.tickets.unused) >= 4*maxTokens {
+		return violation(wire.CodeLimit, "more than %d unused tokens", 4*maxTokens)
+	}
+	s.tickets.given = f.Path
+	s.tickets.unused = append(s.tickets.unused, token{uint16(f.Path), append([]byte(nil), f.Token...)})
+	if !s.tickets.peer {
+		s.tickets.peer = true
+		s.startWatch(s.path())
+	}
+	s.cond.Broadcast()
+	return nil
+}
+
+// A PathSpec says between which addresses a path is to run. The zero value
+// leaves both to the session: the server's address as it was dialed, and the
+// local one to the system.
+type PathSpec struct {
+	// Local is the local address; its port may be 0.
+	Local netip.AddrPort
+	// Remote is the server's address.
+	Remote netip.AddrPort
+}
+
+// A dialPath opens a TCP connection for a path.
+type dialPath func(ctx context.Context, spec PathSpec) (net.Conn, error)
+
+// canJoin reports whether a client can open paths.
+func (s *Session) canJoin() bool { return s.client && s.dial != nil && s.tickets.peer }
+
+// joinable reports whether a server's client could open paths.
+func (s *Session) joinable() bool { return !s.client && s.tickets.given > 0 }
+
+// AddPath opens one more path to the server and returns it once both ends have
+// proved that they belong to the session. It stands by until it is needed, or
+// until Migrate or SetMain makes it the main path. Errors: ErrNotTCPLS; ErrNoToken
+// while the server allows no further path; ErrJoinRefused if whoever answers
+// isn't our server; those of the dialer; the context's.
+func (s *Session) AddPath(ctx context.Context, spec PathSpec) (*Path, error) {
+	switch {
+	case s.plain != nil:
+		return nil, ErrNotTCPLS
+	case !s.client:
+		return nil, errors.New("tcpls: only a client can add paths")
+	case s.dial == nil:
+		return nil, errors.New("tcpls: the session came from Client, not from a Dialer: add its paths by JoinPath")
+	}
+	return s.join(ctx, spec)
+}
+
+// join dials and joins.
+func (s *Session) join(ctx context.Context, spec PathSpec) (*Path, error) {
+	conn, err := s.dial(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return s.JoinPath(ctx, conn)
+}
+
+// JoinPath is AddPath over a connection that exists, which it owns from then
+// on.
+func (s *Session) JoinPath(ctx context.Context, conn net.Conn) (*Path, error) {
+	p, err := s.joinOver(ctx, conn)
+	if err != nil {
+		_ = conn.Close() // the error of the join matters more
+	}
+	return p, err
+}
+
+func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
+	t, err := s.takeToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := s.tokenSecret(t.bytes)
+	if err != nil {
+		return nil, err
+	}
+	h, err := joinHandshake(ctx, conn, s, t, secret)
+	if err != nil {
+		s.returnToken(t)
+		return nil, fmt.Errorf("tcpls: joining: %w", err)
+	}
+	s.mu.Lock()
+	p := newPath(s, t.path, conn, h.engine.SendLimit())
+	s.mu.Unlock()
+	if !s.addPath(p, h.early) {
+		return nil, s.cause()
+	}
+	return p, nil
+}
+
+// takeToken waits for an unused token. Nobody else gets it.
+func (s *Session) takeToken(ctx context.Context) (t token, err error) {
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case s.ended():
+			return t, s.cause()
+		case len(s.tickets.unused) > 0:
+			t = s.tickets.unused[0]
+			s.tickets.unused = s.tickets.unused[1:]
+			return t, nil
+		case !s.tickets.peer:
+			return t, ErrNoToken
+		case ctx.Err() != nil:
+			return t, fmt.Errorf("%w: %w", ErrNoToken, context.Cause(ctx))
+		}
+		s.wait(&s.cond)
+	}
+}
+
+// returnToken keeps a token whose handshake failed: its path's context has
+// sealed nothing, and if the server has taken it, it will refuse it.
+func (s *Session) returnToken(t token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tickets.unused = append(s.tickets.unused, t)
+	s.cond.Broadcast()
+}
+
+// joined makes a path of a connection whose client has proved that it belongs
+// to the session of a token.
+func joined(conn net.Conn, h *handshake) error {
+	i, ok := joins.spend(h.engine.PSKUsed())
+	if !ok {
+		return ErrTokenSpent
+	}
+	s := i.session
+	s.mu.Lock()
+	for n, t := range s.tickets.unused {
+		if t.path == i.path {
+			s.tickets.unused = append(s.tickets.unused[:n:n], s.tickets.unused[n+1:]...)
+			break
+		}
+	}
+	full := len(s.livePaths()) >= s.cfg.MaxPaths
+	p := newPath(s, i.path, conn, h.engine.SendLimit())
+	s.mu.Unlock()
+	if full {
+		return fmt.Errorf("tcpls: client opens more than %d paths", s.cfg.MaxPaths)
+	}
+	if !s.addPath(p, h.early) {
+		return s.cause()
+	}
+	s.giveTokens()
+	s.kick()
+	return nil
+}

@@ -1,0 +1,302 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// The paths of a session. One of them, the main one, carries what this end
+// sends; the others are ready to take over. Each end chooses its own main path.
+//
+//	a path fails         its records go out again on the next best one
+//	a path is suspect    the same, but it stays open, and is used again once
+//	                     something arrives on it
+//	no path is left      the client joins again; both ends wait Config.ReconnectFor
+//
+// The table is guarded by the session's mu, and every change of the main path
+// by switchMu, which is taken before any other lock.
+
+// path is the main path; it may have failed, if there is no other.
+func (s *Session) path() *Path { return s.main.Load() }
+
+// livePaths are the paths that weren't closed.
+func (s *Session) livePaths() []*Path {
+	if l := s.live.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+// kick says what is due on the main path.
+func (s *Session) kick() { s.path().kick() }
+
+// Paths returns the session's paths, in the order of their numbers. A peer that
+// doesn't speak TCPLS has none.
+func (s *Session) Paths() []*Path { return slices.Clone(s.livePaths()) }
+
+// setLive publishes the table. The caller holds mu.
+func (s *Session) setLive(paths []*Path) { s.live.Store(&paths) }
+
+// addPath takes a new path into the session and starts it; read holds the bytes
+// that came behind the handshake. It reports false if the session has ended.
+func (s *Session) addPath(p *Path, read []byte) bool {
+	s.inMu.Lock()
+	s.spread = true
+	s.inMu.Unlock()
+	s.mu.Lock()
+	if s.ended() {
+		s.mu.Unlock()
+		return false
+	}
+	s.setLive(append(slices.Clone(s.livePaths()), p))
+	s.running++
+	for _, other := range s.livePaths() {
+		other.pump.rouse() // Reads leave the sockets to the paths' goroutines
+		s.startWatch(other)
+	}
+	s.recovered()
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
+	go p.readLoop(read)
+	if main := s.path(); main.State() != PathActive {
+		s.switchTo(p, true)
+	}
+	return true
+}
+
+// switchTo makes to the main path. lost tells that what the old one was given
+// may not arrive.
+func (s *Session) switchTo(to *Path, lost bool) {
+	s.switchMu.Lock()
+	defer s.switchMu.Unlock()
+	from := s.path()
+	if from == to || s.ended() {
+		return
+	}
+	from.outMu.Lock()
+	from.replays = nil
+	from.outMu.Unlock()
+	s.main.Store(to)
+	s.gate.use(to)
+	if err := s.control.take(to); err != nil {
+		s.end(err)
+		return
+	}
+	s.mu.Lock()
+	streams := s.streams()
+	s.mu.Unlock()
+	s.words.restate(streams)
+	s.words.leave(from.ID(), lost)
+	s.log.Info("path takes over", "path", to.id, "from", from.id, "lost", lost)
+	for _, st := range streams {
+		st.moveOff(to, lost)
+	}
+	to.kick()
+	s.gate.wake()
+}
+
+// streams lists the streams that haven't ended. The caller holds mu.
+func (s *Session) streams() []*Stream {
+	streams := make([]*Stream, 0, len(s.table.streams))
+	for _, st := range s.table.streams {
+		streams = append(streams, st)
+	}
+	return streams
+}
+
+// best is the path to use instead of p, nil if there is none.
+func (s *Session) best(p *Path) (best *Path) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.livePaths() {
+		if other != p && other.state == PathActive {
+			return other
+		}
+	}
+	return nil
+}
+
+// suspect acts on the silence of p.
+func (s *Session) suspect(p *Path) {
+	s.mu.Lock()
+	if s.ended() || p.state != PathActive {
+		s.mu.Unlock()
+		return
+	}
+	p.state = PathSuspect
+	s.mu.Unlock()
+	p.suspected.Store(true)
+	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
+	if p != s.path() {
+		return
+	}
+	if next := s.best(p); next != nil {
+		s.switchTo(next, true)
+		return
+	}
+	s.stranded(&PathError{Path: uint32(p.id), Op: "read", Err: ErrPathSilent})
+}
+
+// revive takes back a path that was silent, since something has arrived on it.
+func (s *Session) revive(p *Path) {
+	s.mu.Lock()
+	if p.state != PathSuspect {
+		s.mu.Unlock()
+		return
+	}
+	p.state = PathActive
+	p.watch.asked = 0
+	isMain := p == s.path()
+	if isMain {
+		s.recovered()
+	}
+	s.mu.Unlock()
+	s.log.Info("path answers again", "path", p.id)
+	if !isMain && s.path().State() != PathActive {
+		s.switchTo(p, true)
+	}
+}
+
+// recovered ends the search for a path. The caller holds mu.
+func (s *Session) recovered() {
+	if s.rescue.cancel != nil {
+		s.rescue.cancel()
+		s.rescue = rescue{}
+	}
+}
+
+// pathFailed ends p for good, and the session with it if nothing else can
+// carry it. The caller holds no lock.
+func (s *Session) pathFailed(p *Path, err error) {
+	s.mu.Lock()
+	if p.state == PathClosed {
+		s.mu.Unlock()
+		return
+	}
+	s.dropPath(p)
+	s.mu.Unlock()
+	p.abandon()
+	if s.ended() {
+		return // its reader says farewell
+	}
+	switch next := s.best(p); {
+	case p != s.path():
+		s.log.Info("path failed", "path", p.id, "error", err)
+		s.resendMoved()
+	case next != nil:
+		s.log.Warn("path failed", "path", p.id, "error", err)
+		s.switchTo(next, true)
+	default:
+		s.stranded(err)
+	}
+}
+
+// dropPath takes p out of the table. The caller holds mu.
+func (s *Session) dropPath(p *Path) {
+	p.state = PathClosed
+	if p.watch.timer != nil {
+		p.watch.timer.Stop()
+	}
+	s.setLive(slices.DeleteFunc(slices.Clone(s.livePaths()), func(o *Path) bool { return o == p }))
+	s.cond.Broadcast()
+}
+
+// resendMoved sends again what was still on its way on a path that was not the
+// main one any more when it failed.
+func (s *Session) resendMoved() {
+	s.switchMu.Lock()
+	defer s.switchMu.Unlock()
+	s.mu.Lock()
+	streams := s.streams()
+	s.mu.Unlock()
+	to := s.path()
+	for _, st := range streams {
+		st.sendMu.Lock()
+		missing := st.moved > 0 && !st.kept.ackedFrom(st.moved)
+		st.sendMu.Unlock()
+		if missing {
+			st.moveOff(to, true)
+		}
+	}
+}
+
+// A rescue is the search for a path while there is none.
+type rescue struct {
+	cancel context.CancelFunc
+}
+
+// stranded acts on the loss of the last good path.
+func (s *Session) stranded(err error) {
+	if !s.canReconnect() {
+		s.end(err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended() || s.rescue.cancel != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReconnectFor)
+	s.rescue.cancel = cancel
+	s.log.Warn("no path is left", "error", err, "for", s.cfg.ReconnectFor)
+	context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.end(err)
+		}
+	})
+	if s.client {
+		go s.rejoin(ctx)
+	}
+}
+
+// canReconnect reports whether the session outlives its last path.
+func (s *Session) canReconnect() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.ReconnectFor > 0 && (s.canJoin() || s.joinable())
+}
+
+// peerLeft acts on PATH_LEFT, which came on path on: if the peer can't use a
+// path any more, neither can we.
+func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
+	main := s.path()
+	if on == main || main.ID() != id {
+		return
+	}
+	go s.follow(on, main, lost) // not under inMu
+}
+
+// follow makes on the main path, as the peer has done.
+func (s *Session) follow(on, main *Path, lost bool) {
+	if lost {
+		s.mu.Lock()
+		if main.state == PathActive {
+			main.state = PathSuspect
+			main.suspected.Store(true)
+		}
+		s.mu.Unlock()
+	}
+	if on.State() == PathActive {
+		s.switchTo(on, lost)
+	}
+}
+
+// rejoin opens a path anew until there is one or ctx ends.
+func (s *Session) rejoin(ctx context.Context) {
+	pause := 50 * time.Millisecond
+	for ctx.Err() == nil {
+		_, err := s.join(ctx, PathSpec{})
+		if err == nil {
+			return
+		}
+		s.log.Debug("joining failed", "error", err, "retry", pause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
