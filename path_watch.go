@@ -20,7 +20,6 @@ type watch struct {
 	timer    *time.Timer
 	interval time.Duration // between questions while nothing happens
 	asked    time.Duration // when, since the session began; 0: not since the last answer
-	since    time.Duration // when the path became suspect
 }
 
 const (

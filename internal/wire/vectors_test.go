@@ -63,6 +63,9 @@ type frameVector struct {
 	Context, Seq, Epoch, Credit, Streams, Code, Size, Class number
 	Data                                                    octets
 	Reason                                                  string
+	Path                                                    number
+	Lost                                                    bool
+	Token                                                   octets
 	parameterVector
 }
 
@@ -159,6 +162,10 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendKeyRequest(b, f.Epoch)
 	case wire.GoingAway:
 		return wire.AppendGoingAway(b, f.Context)
+	case wire.PathLeft:
+		return wire.AppendPathLeft(b, f.Path, f.Lost)
+	case wire.Token:
+		return wire.AppendToken(b, f.Path, f.Token)
 	case wire.Close:
 		return wire.AppendClose(b, f.Class, f.Code, string(f.Reason))
 	}
@@ -167,8 +174,8 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 
 // sameFrame compares two frames; a Reason makes them incomparable with ==.
 func sameFrame(f, g wire.Frame) bool {
-	same := bytes.Equal(f.Reason, g.Reason)
-	f.Reason, g.Reason = nil, nil
+	same := bytes.Equal(f.Reason, g.Reason) && bytes.Equal(f.Token, g.Token)
+	f.Reason, g.Reason, f.Token, g.Token = nil, nil, nil, nil
 	return same && fmt.Sprintf("%+v", f) == fmt.Sprintf("%+v", g)
 }
 
@@ -237,6 +244,9 @@ func TestFrameVectors(t *testing.T) {
 				Size:    uint64(v.Size),
 				Params:  v.parameters(),
 				Reason:  []byte(v.Reason),
+				Path:    uint32(v.Path),
+				Lost:    v.Lost,
+				Token:   v.Token,
 			}
 			copy(want.Data[:], v.Data)
 			if !sameFrame(f, want) {

@@ -143,7 +143,7 @@ func TestTooLarge(t *testing.T) {
 func TestStrings(t *testing.T) {
 	for _, test := range []struct{ got, want string }{
 		{wire.Ack.String(), "ACK"},
-		{wire.Kind(0x26).String(), "frame 0x26"},
+		{wire.Kind(0x27).String(), "frame 0x27"},
 		{wire.Kind(math.MaxUint64).String(), "frame 0xffffffffffffffff"},
 		{wire.CodeNone.String(), "NO_ERROR"},
 		{wire.CodeKeyUpdate.String(), "KEY_UPDATE"},
