@@ -238,6 +238,9 @@ func (h *clientHandshake) helloRetryRequest(m message, sh *serverHello, suite *r
 // selectedShare finds our half of the key exchange that the server chose.
 func (h *clientHandshake) selectedShare(sh *serverHello) (*keyPair, []byte, error) {
 	body, ok := findExtension(sh.extensions, extKeyShare)
+	if _, psk := findExtension(sh.extensions, extPreSharedKey); !ok && psk { // section 4.2.11
+		return nil, nil, broken(AlertIllegalParameter, "server selects a PSK without key_share, a mode that was not offered")
+	}
 	if !ok {
 		return nil, nil, broken(AlertMissingExtension, "ServerHello has no key_share")
 	}

@@ -62,8 +62,9 @@ func TestClientRefusesPSKs(t *testing.T) {
 		{"index malformed", AlertDecodeError, false, func(p *puppet) {
 			p.serverHello(func(m *serverHello) { m.extensions = append(m.extensions, extension{extPreSharedKey, []byte{0}}) })
 		}},
+		{"index twice", AlertIllegalParameter, false, resuming(func(m *serverHello) { m.extensions = append(m.extensions, selecting(0)) })},
 		{"suite of another hash", AlertIllegalParameter, false, resuming(func(m *serverHello) { m.suite = tls.TLS_AES_256_GCM_SHA384 })},
-		{"no key_share", AlertMissingExtension, false, resuming(func(m *serverHello) { m.extensions = dropExtension(m.extensions, extKeyShare) })},
+		{"no key_share", AlertIllegalParameter, false, resuming(func(m *serverHello) { m.extensions = dropExtension(m.extensions, extKeyShare) })},
 		{"early_data in ServerHello", AlertIllegalParameter, false, resuming(func(m *serverHello) { m.extensions = append(m.extensions, early) })},
 		{"pre_shared_key in EncryptedExtensions", AlertIllegalParameter, false, answered(selecting(0))},
 		{"psk_key_exchange_modes in EncryptedExtensions", AlertIllegalParameter, false, answered(extension{extPSKModes, pskModesBody()})},
@@ -247,6 +248,31 @@ func TestServerRefusesPSKs(t *testing.T) {
 		}},
 		{"binder too short", AlertDecodeError, false, offering(func(o *offeredPSKs) { o.binders[0] = make([]byte, 31) }, "token")},
 		{"binder missing", AlertIllegalParameter, false, offering(func(o *offeredPSKs) { o.binders = o.binders[:1] }, "token", "b")},
+		{"binder too many", AlertIllegalParameter, false, offering(func(o *offeredPSKs) { o.binders = append(o.binders, o.binders[0]) }, "token")},
+		{"psk_ke only", 0, true, func(p *puppet) {
+			p.psk = nil
+			p.hello.extensions = setExtension(p.hello.extensions, extPSKModes, []byte{1, 0})
+			offering(nil, "token")(p)
+			finish(p)
+		}},
+		{"without psk_key_exchange_modes", AlertMissingExtension, false, func(p *puppet) {
+			p.hello.extensions = dropExtension(p.hello.extensions, extPSKModes)
+			offering(nil, "token")(p)
+		}},
+		{"suites of another hash only", 0, true, func(p *puppet) {
+			p.psk = nil
+			p.hello.suites = []uint16{tls.TLS_AES_256_GCM_SHA384}
+			offering(nil, "token")(p)
+			finish(p)
+		}},
+		{"without key_share", AlertMissingExtension, false, func(p *puppet) {
+			p.hello.extensions = dropExtension(p.hello.extensions, extKeyShare)
+			offering(nil, "token")(p)
+		}},
+		{"early_data after a HelloRetryRequest", AlertIllegalParameter, false, retried(func(p *puppet) {
+			p.hello.extensions = setExtension(dropExtension(p.hello.extensions, extPreSharedKey), extEarlyData, nil)
+			p.offerPSKs(nil, "token")
+		})},
 		{"empty identity", AlertDecodeError, false, offering(nil, "token", "")},
 		{"after a HelloRetryRequest", 0, true, retried(func(p *puppet) { p.offerPSKs(nil, "token"); finish(p) })},
 		{"in another place after a HelloRetryRequest", 0, true, retried(func(p *puppet) { p.offerPSKs(nil, "a", "token"); finish(p) })},
@@ -254,7 +280,7 @@ func TestServerRefusesPSKs(t *testing.T) {
 			p.hello.extensions = dropExtension(p.hello.extensions, extPreSharedKey)
 			p.clientHello()
 		})},
-		{"another after a HelloRetryRequest", AlertMissingExtension, false, retried(func(p *puppet) { p.offerPSKs(nil, "b") })},
+		{"another after a HelloRetryRequest", AlertIllegalParameter, false, retried(func(p *puppet) { p.offerPSKs(nil, "b") })},
 		{"old binder after a HelloRetryRequest", AlertDecryptError, false, retried(func(p *puppet) { p.clientHello() })},
 		{"no signature_algorithms", 0, true, func(p *puppet) {
 			p.hello.extensions = dropExtension(p.hello.extensions, extSignatureAlgorithms)
@@ -321,6 +347,9 @@ func TestServerRefusesEarlyData(t *testing.T) {
 		{"ChangeCipherSpec malformed", AlertUnexpectedMessage, false, steps(plain(record.ChangeCipherSpec, []byte{2}))},
 		{"EndOfEarlyData with a body", AlertDecodeError, false, steps(data, sending(record.Handshake, []byte{5, 0, 0, 1, 0}))},
 		{"EndOfEarlyData missing", AlertBadRecordMAC, false, steps(data, finish, func(p *puppet, _ *record.Context) { p.flow() })},
+		{"EndOfEarlyData twice", AlertUnexpectedMessage, false, steps(end, func(p *puppet, _ *record.Context) { p.send(endOfEarlyData{}) })},
+		{"KeyUpdate", AlertUnexpectedMessage, false, steps(sending(record.Handshake, []byte{24, 0, 0, 1, 0}))},
+		{"a message of 16 MiB announced", AlertIllegalParameter, false, steps(sending(record.Handshake, []byte{5, 0xff, 0xff, 0xff}))},
 		{"Finished instead", AlertUnexpectedMessage, false, steps(sending(record.Handshake, append([]byte{20, 0, 0, 32}, make([]byte, 32)...)))},
 		{"a message behind EndOfEarlyData in its record", AlertUnexpectedMessage, false, steps(sending(record.Handshake, []byte{5, 0, 0, 0, 20}))},
 		{"EndOfEarlyData cut in two", 0, true, steps(sending(record.Handshake, []byte{5, 0}), func(p *puppet, early *record.Context) {
@@ -363,6 +392,28 @@ func TestAlertWithEarlyData(t *testing.T) {
 	p.flow()
 	if e, ok := p.err.(*AlertError); !ok || e.Alert != AlertCloseNotify || len(p.engine.Output()) > 0 {
 		t.Errorf("after the client's close_notify: %v", p.err)
+	}
+}
+
+// TestPSKLast: pre_shared_key is the last extension of both ClientHellos, and
+// psk_key_exchange_modes goes with it.
+func TestPSKLast(t *testing.T) {
+	p := pskServer(t, extensionAnswered)
+	check := func() {
+		t.Helper()
+		last := p.hello.extensions[len(p.hello.extensions)-1]
+		modes, _ := findExtension(p.hello.extensions, extPSKModes)
+		if last.id != extPreSharedKey || !bytes.Equal(modes, pskModesBody()) {
+			t.Errorf("the last extension is %d; modes %v", last.id, modes)
+		}
+	}
+	check()
+	p.retry(tls.CurveP384, func(m *serverHello) {
+		m.extensions = append(m.extensions, extension{extCookie, vector16Body([]byte("c"))})
+	})
+	check()
+	if o := must(parseOffer(p.hello.extensions, testExtension)); o.earlyData {
+		t.Error("the second ClientHello has early_data")
 	}
 }
 

@@ -43,14 +43,14 @@ func (h *serverHandshake) confirmPSK(m message) error {
 	if h.psk == nil {
 		return nil
 	}
-	h.selected = -1
-	if offered := h.offer.psk; offered != nil {
-		h.selected = slices.IndexFunc(offered.identities, func(id pskIdentity) bool {
-			return bytes.Equal(id.identity, h.psk.identity)
-		})
+	if h.offer.psk == nil {
+		return broken(AlertMissingExtension, "client's second ClientHello has no pre_shared_key any more")
 	}
+	h.selected = slices.IndexFunc(h.offer.psk.identities, func(id pskIdentity) bool {
+		return bytes.Equal(id.identity, h.psk.identity)
+	})
 	if h.selected < 0 {
-		return broken(AlertMissingExtension, "client's second ClientHello lacks the PSK of the first")
+		return broken(AlertIllegalParameter, "client's second ClientHello lacks the PSK of the first")
 	}
 	sum, err := h.transcript.sumWith(h.covered(m))
 	if err != nil {
