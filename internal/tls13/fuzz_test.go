@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/go-tcpls/tcpls/internal/record"
 )
@@ -282,4 +283,32 @@ func checkEngine(t *testing.T, p *puppet) {
 	if len(p.engine.Output()) > 0 {
 		t.Fatalf("more output after %v", p.err)
 	}
+}
+
+// FuzzSession parses what a cache or a ticket may hold. What is accepted must
+// come out as it went in, and be usable without a panic.
+func FuzzSession(f *testing.F) {
+	w := newWorld().withEarlyData()
+	c, s := w.meet(f)
+	for _, end := range []*Conn{c, s} {
+		f.Add(must((&session{
+			isClient: end.isClient, suite: end.suite, secret: make([]byte, end.suite.HashLen),
+			since: w.now, created: w.now, lifetime: time.Hour, ageAdd: 1, maxEarly: 2, protocol: "a", serverName: testName,
+			chain: end.peer.chain, chains: end.peer.chains, own: []byte("own"), ticket: []byte("t"), sendLimit: 100,
+		}).encode()))
+	}
+	client, server := clientTLS(), serverTLS()
+	server.ClientAuth = tls.VerifyClientCertIfGiven
+	f.Fuzz(func(t *testing.T, entry []byte) {
+		s, err := parseSession(bytes.Clone(entry))
+		if err != nil {
+			return
+		}
+		again, err := s.encode()
+		if err != nil || !bytes.Equal(again, entry) {
+			t.Fatalf("%x became %x, %v", entry, again, err)
+		}
+		s.suitsClient(client, testNow())
+		s.suitsServer(server, s.serverName, testNow())
+	})
 }

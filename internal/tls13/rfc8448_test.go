@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -200,4 +201,103 @@ func TestReplayServerFlight(t *testing.T) {
 func sealed(c *record.Context, t record.Type, content []byte) []byte {
 	b := make([]byte, record.HeaderLen, len(content)+record.Overhead)
 	return must(c.Seal(append(b, content...), t))
+}
+
+// ticketOf is the PSK of the ticket in RFC 8448, section 3, as a user's.
+func ticketOf(simple trace) *PSK {
+	ticket := must(parseNewSessionTicket(simple["new_session_ticket"][messageHeadLen:], 0))
+	return &PSK{
+		Identity: ticket.ticket, Secret: simple["psk"], Suite: record.SuiteByID(tls.TLS_AES_128_GCM_SHA256), MaxEarlyData: 1024,
+	}
+}
+
+// TestReplayResumption lets our server meet the client of RFC 8448, section 4:
+// its binder must be right, and its early keys and exporter ours.
+func TestReplayResumption(t *testing.T) {
+	simple, tr := readTraces(t)
+	var log bytes.Buffer
+	server := serverTLS()
+	server.KeyLogWriter = &log
+	s := mustServer(t, &Config{TLS: server, LookupPSK: func(id []byte) (*PSK, error) {
+		if key := ticketOf(simple); bytes.Equal(key.Identity, id) {
+			return key, nil
+		}
+		return nil, nil
+	}})
+	hello := record.AppendPlain(nil, record.Handshake, tls.VersionTLS10, addBinder(tr))
+	if _, err := s.Feed(hello); err != nil || !s.EarlyData() || s.PSKUsed() == nil {
+		t.Fatalf("early data %v, PSK %x: %v", s.EarlyData(), s.PSKUsed(), err)
+	}
+	for label, name := range map[string]string{logClientEarly: "client_early_traffic", logEarlyExporter: "early_exporter_master"} {
+		if !bytes.Contains(log.Bytes(), fmt.Appendf(nil, "%s %x %x\n", label, tr["client_hello_without_binders"][6:38], tr[name])) {
+			t.Errorf("key log lacks %s:\n%s", name, &log)
+		}
+	}
+	early := record.NewContext(must(ticketOf(simple).Suite.Keys(bytes.Clone(tr["client_early_traffic"]))), 0)
+	data, _, err := s.ReadEarly(nil, sealed(early, record.ApplicationData, []byte("ABCDEF")))
+	if err != nil || string(data) != "ABCDEF" {
+		t.Errorf("early data %q, %v", data, err)
+	}
+	if _, _, err := s.ReadEarly(nil, sealed(early, record.Handshake, tr["end_of_early_data"])); err != nil || s.EarlyData() {
+		t.Error("EndOfEarlyData:", err)
+	}
+}
+
+// TestReplayResumedFlight lets the client of section 4 meet that server.
+func TestReplayResumedFlight(t *testing.T) {
+	simple, tr := readTraces(t)
+	key := ticketOf(simple)
+	c, err := newConn(&Config{
+		TLS:             &tls.Config{ServerName: "server", InsecureSkipVerify: true},
+		RecordSizeLimit: 0x4001, PSK: key,
+	}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := addBinder(tr)
+	h := &clientHandshake{
+		c: c, helloRaw: raw,
+		hello:  must(parseClientHello(raw[messageHeadLen:], 0)),
+		groups: []tls.CurveID{tls.X25519},
+		pairs:  []*keyPair{must(groupByID(tls.X25519).withPoint(must(ecdh.X25519().NewPrivateKey(tr["client_private"]))))},
+	}
+	h.pickPSK()
+	tr.want(t, "binder", h.psk.binder(digest(key.Suite, tr["client_hello_without_binders"])))
+	if err := h.startEarly(); err != nil {
+		t.Fatal(err)
+	}
+	c.next = step{want: typeServerHello, run: h.serverHello}
+	if _, err := c.WriteEarly(nil, []byte("ABCDEF")); err != nil {
+		t.Fatal(err)
+	}
+
+	wire := record.AppendPlain(nil, record.Handshake, tls.VersionTLS12, tr["server_hello"])
+	handshake := record.NewContext(must(key.Suite.Keys(bytes.Clone(tr["server_handshake_traffic"]))), 0)
+	wire = append(wire, sealed(handshake, record.Handshake, slices.Concat(tr["encrypted_extensions"], tr["server_finished"]))...)
+	if n, err := c.Feed(wire); err != nil || n != len(wire) || !c.HandshakeComplete() || !c.EarlyDataAccepted() {
+		t.Fatalf("Feed used %d of %d bytes: %v", n, len(wire), err)
+	}
+	if !bytes.Equal(h.psk.early.secret, make([]byte, key.Suite.HashLen)) {
+		t.Error("the handshake is complete, and its early secret is still there")
+	}
+	records := splitRecords(c.Output())
+	if len(records) != 2 {
+		t.Fatalf("%d records in the client's second flight", len(records))
+	}
+	early := record.NewContext(must(key.Suite.Keys(bytes.Clone(tr["client_early_traffic"]))), 0)
+	sealed(early, record.ApplicationData, []byte("ABCDEF"))
+	traffic := record.NewContext(must(key.Suite.Keys(bytes.Clone(tr["client_handshake_traffic"]))), 0)
+	end, _, err1 := early.Open(make([]byte, len(records[0])), records[0])
+	last, _, err2 := traffic.Open(make([]byte, len(records[1])), records[1])
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	tr.want(t, "end_of_early_data", end)
+	tr.want(t, "client_finished", last)
+	tr.want(t, "exporter_master", c.exporter.secret)
+	send, _ := c.TakeKeys()
+	want := must(key.Suite.Keys(bytes.Clone(tr["client_application_traffic"])))
+	if !bytes.Equal(sealed(record.NewContext(send, 0), 23, []byte("x")), sealed(record.NewContext(want, 0), 23, []byte("x"))) {
+		t.Error("the client's application keys are others")
+	}
 }
