@@ -55,6 +55,7 @@ func TestClientRefusesPSKs(t *testing.T) {
 			answered(alpn, early)(p)
 			p.earlyFinished()
 		}},
+		{"ServerHello of TLS 1.2", AlertProtocolVersion, false, helloWith(func(m *serverHello) { m.extensions = nil })},
 		{"not selected", 0, true, func(p *puppet) { refused(p); p.rest() }},
 		{"index out of range", AlertIllegalParameter, false, func(p *puppet) {
 			p.serverHello(func(m *serverHello) { m.extensions = append(m.extensions, selecting(1)) })

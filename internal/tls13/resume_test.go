@@ -415,11 +415,17 @@ func TestNewTicket(t *testing.T) {
 	mustShake(t, c, s)
 	c.TakeKeys()
 	s.TakeKeys()
+	var last *newSessionTicket
 	for range 2 {
 		raw, err := s.NewTicket()
 		if err != nil || raw == nil {
 			t.Fatalf("no ticket: %v", err)
 		}
+		ticket := must(parseNewSessionTicket(raw[messageHeadLen:], 0))
+		if last != nil && (ticket.ageAdd == last.ageAdd || bytes.Equal(ticket.nonce, last.nonce) || bytes.Equal(ticket.ticket, last.ticket)) {
+			t.Error("two tickets have the same nonce, the same ticket_age_add, or are the same")
+		}
+		last = ticket
 		if err := c.PostHandshake(raw); err != nil {
 			t.Fatal(err)
 		}
