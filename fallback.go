@@ -7,20 +7,26 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/internal/tls13"
+	"github.com/go-tcpls/tcpls/internal/tlsconn"
 )
 
 // Peers without TCPLS: the session is a shell around one plain TLS connection.
 // A server leaves such clients to crypto/tls, a client goes on with its own
 // engine, or with crypto/tls if the server has no TLS 1.3.
 
+// A plainConn is a connection of crypto/tls or of our own engine.
+type plainConn interface {
+	net.Conn
+	CloseWrite() error
+	NetConn() net.Conn
+}
+
 // newPlainSession returns the session around a TLS connection.
-func newPlainSession(cfg *Config, conn net.Conn, state tls.ConnectionState, why string, client bool) *Session {
+func newPlainSession(cfg *Config, conn plainConn, state tls.ConnectionState, why string, client bool) *Session {
 	s := &Session{cfg: cfg, client: client, log: cfg.Logger, state: ConnectionState{TLS: state, Fallback: why}}
 	s.init()
 	s.plain = &Stream{sess: s, plain: conn}
@@ -67,13 +73,7 @@ func (s *Session) abortPlain(cause *SessionError) error {
 	if !s.endPlain(cause) {
 		return nil
 	}
-	switch c := s.plain.plain.(type) {
-	case *tls.Conn:
-		return c.NetConn().Close()
-	case *engineConn:
-		return c.Conn.Close()
-	}
-	return s.plain.plain.Close()
+	return s.plain.plain.NetConn().Close()
 }
 
 // endPlain sets the cause and reports whether the session hadn't one.
@@ -163,174 +163,32 @@ func dialLegacy(ctx context.Context, conn net.Conn, cfg *Config) (*Session, erro
 	return newPlainSession(cfg, tc, tc.ConnectionState(), "server doesn't speak TLS 1.3", true), nil
 }
 
-// An engineConn is a net.Conn over our own TLS engine, for servers without
-// TCPLS.
-type engineConn struct {
-	net.Conn
+// An engineConn is plain TLS by our own engine, with the errors of this
+// package, for servers without TCPLS.
+type engineConn struct{ *tlsconn.Conn }
 
-	inMu sync.Mutex // one Read at a time
-	raw  []byte     // received, not yet opened
-	data []byte     // opened, not yet read
-	rerr error
-
-	outMu  sync.Mutex // one writer to the socket at a time, in the order of sealing
-	sealed []byte
-	werr   error
-
-	mu     sync.Mutex // the engine, never held during I/O
-	engine *tls13.Conn
+func newEngineConn(h *handshake) engineConn {
+	return engineConn{tlsconn.New(h.conn, h.engine, nil, h.early)}
 }
 
-func newEngineConn(h *handshake) *engineConn {
-	return &engineConn{Conn: h.conn, engine: h.engine, raw: h.early}
+func (c engineConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: %w", ErrTruncated, err)
+	}
+	return n, err
 }
 
-// Read is net.Conn's. The end of the connection without close_notify is
-// ErrTruncated.
-func (c *engineConn) Read(p []byte) (int, error) {
-	c.inMu.Lock()
-	defer c.inMu.Unlock()
-	if len(p) == 0 {
-		return 0, nil
-	}
-	for len(c.data) == 0 {
-		if c.rerr != nil {
-			return 0, c.rerr
-		}
-		if err := c.open(); err != nil {
-			c.rerr = err
-			continue
-		}
-		if len(c.data) > 0 {
-			break
-		}
-		if err := c.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, c.data)
-	c.data = c.data[n:]
-	return n, nil
+func (c engineConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	return n, closedStream(err)
 }
 
-// open takes the complete records out of raw.
-func (c *engineConn) open() error {
-	c.mu.Lock()
-	data, n, err := c.engine.Read(c.data[:0], c.raw)
-	c.mu.Unlock()
-	c.data = data
-	c.raw = append(c.raw[:0], c.raw[n:]...)
-	// An answer that is due goes out with the next Write if one is running: a
-	// reader never waits for a writer.
-	if c.outMu.TryLock() {
-		_ = c.flush(nil) // the error is kept for Write
-		c.outMu.Unlock()
-	}
-	if err != nil && err != io.EOF {
-		c.end()
+func (c engineConn) CloseWrite() error { return closedStream(c.Conn.CloseWrite()) }
+
+func closedStream(err error) error {
+	if errors.Is(err, tlsconn.ErrWriteClosed) {
+		return ErrStreamClosed
 	}
 	return err
-}
-
-// end closes our side of a connection whose engine has failed, behind the alert
-// that is due (RFC 8446, 6.2). A writer is in the way for lingerTime at most.
-func (c *engineConn) end() {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(lingerTime))
-	c.outMu.Lock()
-	defer c.outMu.Unlock()
-	_ = c.flush(nil) // the error that ends the connection is the engine's
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-		_ = c.Conn.Close()
-	}
-}
-
-// fill reads more from the connection. Timeouts leave everything as it was.
-func (c *engineConn) fill() error {
-	if cap(c.raw)-len(c.raw) < maxRecord {
-		c.raw = append(make([]byte, 0, len(c.raw)+4*maxRecord), c.raw...)
-	}
-	n, err := c.Conn.Read(c.raw[len(c.raw):cap(c.raw)])
-	c.raw = c.raw[:len(c.raw)+n]
-	switch {
-	case n > 0:
-		return nil
-	case err == io.EOF:
-		c.mu.Lock()
-		end := c.engine.End()
-		c.mu.Unlock()
-		if end == nil {
-			end = io.EOF
-		} else if errors.Is(end, io.ErrUnexpectedEOF) {
-			end = fmt.Errorf("%w: %w", ErrTruncated, end)
-		}
-		c.rerr = end
-		return end
-	}
-	return err
-}
-
-// Write is net.Conn's. As with crypto/tls, a Write that fails, by its deadline
-// too, ends the sending side for good.
-func (c *engineConn) Write(p []byte) (n int, err error) {
-	c.outMu.Lock()
-	defer c.outMu.Unlock()
-	for first := true; first || len(p) > 0; first = false {
-		piece := p[:min(len(p), maxBatch)]
-		if err := c.flush(piece); err != nil {
-			return n, err
-		}
-		n += len(piece)
-		p = p[len(piece):]
-	}
-	return n, nil
-}
-
-// flush writes what the engine has to say and data. The caller holds outMu.
-func (c *engineConn) flush(data []byte) error {
-	if c.werr != nil {
-		return c.werr
-	}
-	c.mu.Lock()
-	out := append(c.sealed[:0], c.engine.Output()...)
-	var err error
-	if len(data) > 0 {
-		out, err = c.engine.Write(out, data)
-	}
-	c.mu.Unlock()
-	c.sealed = out
-	if len(out) > 0 { // an engine that has just failed may have an alert to send
-		if _, werr := c.Conn.Write(out); err == nil {
-			err = werr
-		}
-	}
-	if cap(c.sealed) > 4*maxRecord {
-		c.sealed = nil
-	}
-	c.werr = err
-	return err
-}
-
-// CloseWrite sends close_notify.
-func (c *engineConn) CloseWrite() error {
-	c.outMu.Lock()
-	defer c.outMu.Unlock()
-	c.mu.Lock()
-	c.engine.CloseNotify()
-	c.mu.Unlock()
-	err := c.flush(nil)
-	if err == nil {
-		c.werr = ErrStreamClosed
-	}
-	return err
-}
-
-// Close sends close_notify, if a writer doesn't hold the connection, and
-// closes it.
-func (c *engineConn) Close() error {
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if err := c.CloseWrite(); err != nil && !errors.Is(err, ErrStreamClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = c.Conn.Close() // the first error tells more
-		return err
-	}
-	return c.Conn.Close()
 }

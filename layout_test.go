@@ -28,13 +28,14 @@ var mayImport = map[string][]string{
 	"internal/record": {},
 	"internal/wire":   {},
 
-	"internal/tls13": {"internal/record"},
+	"internal/tls13":   {"internal/record"},
+	"internal/tlsconn": {"internal/record", "internal/tls13"},
 
-	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/wire"},
+	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 
 	"cmd/tcpls": {"."},
 
-	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/wire"},
+	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 	"internal/tlstest/outside": {},
 	"internal/tlstest/client":  {"internal/tls13", "internal/tlstest"},
 	"internal/tlstest/server":  {"internal/tls13", "internal/tlstest"},
@@ -70,6 +71,7 @@ var readsClock = map[string]string{
 	"flow.go":                  "a window grows by how fast it is used up, and asks only when credit is due",
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",
 	"internal/netns/":          "a test's deadline is passed on to its process",
+	"internal/tlsconn/":        "the last words of a connection have a deadline",
 	"internal/memnet/":         "a link's rate and delay are made of time",
 }
 

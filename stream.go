@@ -24,7 +24,7 @@ type Stream struct {
 	sess *Session
 	// plain carries the only stream of a session with a peer that doesn't
 	// speak TCPLS; nothing below is then in use.
-	plain net.Conn
+	plain plainConn
 
 	streamSend
 	streamRecv

@@ -276,10 +276,7 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 // if by Reset or the peer's StopSending, or the reason why the session ended.
 func (s *Stream) CloseWrite() error {
 	if s.plain != nil {
-		if c, ok := s.plain.(interface{ CloseWrite() error }); ok {
-			return c.CloseWrite()
-		}
-		return ErrNotTCPLS
+		return s.plain.CloseWrite()
 	}
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()

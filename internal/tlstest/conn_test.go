@@ -313,7 +313,7 @@ func TestFailures(t *testing.T) {
 		s := serve(t, serverConfig(leaf), tlstest.Behaviour{})
 		c := mustDial(t, s.addr, clientConfig(authority))
 		mustAnswer(t, c, "a line", "a line")
-		if err := c.Conn.Close(); err != nil {
+		if err := c.NetConn().Close(); err != nil {
 			t.Fatal(err)
 		}
 		s.said("failed", "without close_notify")

@@ -66,7 +66,7 @@ func (s *TestServer) serve(ctx context.Context, transport net.Conn) (facts strin
 	if err != nil {
 		return "no handshake", err
 	}
-	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = transport.SetReadDeadline(time.Unix(1, 0)) })()
 	if err := c.Handshake(s.Timeout); err != nil {
 		return "handshake", err
 	}
