@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -47,17 +48,19 @@ type Path struct {
 	replays  []replay
 	pongs    pongs
 
-	unsent    atomic.Int64  // bytes in queue that the socket didn't take
-	sealed    atomic.Uint64 // records of all contexts on this path
-	resent    atomic.Uint64 // of those, sent on another path before
-	gone      atomic.Bool   // nothing more can be sent
-	pongDue   atomic.Bool
-	lazy      atomic.Bool // the watch has slowed down
-	suspected atomic.Bool // state is PathSuspect
+	unsent                   atomic.Int64  // bytes in queue that the socket didn't take
+	sealed                   atomic.Uint64 // records of all contexts on this path
+	resent                   atomic.Uint64 // of those, sent on another path before
+	bytesSent, bytesReceived atomic.Uint64
+	gone                     atomic.Bool // nothing more can be sent
+	pongDue                  atomic.Bool
+	lazy                     atomic.Bool // the watch has slowed down
+	suspected                atomic.Bool // state is PathSuspect
 
-	state PathState // guarded by the session's mu
-	watch watch     // likewise
-	heard atomic.Int64
+	state     PathState // guarded by the session's mu
+	confirmed bool      // likewise: the peer has sent something on it
+	watch     watch     // likewise
+	heard     atomic.Int64
 
 	pump pump
 	in   reading
@@ -72,6 +75,9 @@ const (
 	// PathSuspect: the peer is silent on it though it should have answered.
 	// It is used again when something arrives.
 	PathSuspect
+	// PathDraining: the path is about to be closed; what it carries is still
+	// delivered.
+	PathDraining
 	// PathClosed: the path has failed or was closed.
 	PathClosed
 )
@@ -82,6 +88,8 @@ func (s PathState) String() string {
 		return "active"
 	case PathSuspect:
 		return "suspect"
+	case PathDraining:
+		return "draining"
 	}
 	return "closed"
 }
@@ -118,6 +126,7 @@ func (p *Path) firstPath() {
 	p.in.control.Init(p.sess.keys.receive, wire.Control)
 	p.in.controlled, p.in.nextCtl = true, true
 	p.sess.control.owner.Store(p)
+	p.confirmed = true
 }
 
 // ID returns the path's number, unique in the session: 0 is the path of the
@@ -130,9 +139,54 @@ func (p *Path) LocalAddr() net.Addr { return p.conn.LocalAddr() }
 // RemoteAddr returns the address of the peer's end.
 func (p *Path) RemoteAddr() net.Addr { return p.conn.RemoteAddr() }
 
+// confirm notes that the peer uses the path too.
+func (p *Path) confirm() {
+	s := p.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.confirmed = true
+	s.cond.Broadcast()
+}
+
 // State returns what the path is good for at the moment.
 func (p *Path) State() PathState {
 	p.sess.mu.Lock()
 	defer p.sess.mu.Unlock()
 	return p.state
+}
+
+// PathStats tells what a path has done, and what the kernel knows of it.
+type PathStats struct {
+	// BytesSent and BytesReceived are bytes of TLS records, headers included,
+	// that the socket took or gave.
+	BytesSent, BytesReceived uint64
+	// RecordsSent counts the records sealed for this path or sent again on it,
+	// RecordsResent only the latter.
+	RecordsSent, RecordsResent uint64
+	// Unsent is how many bytes wait for the socket.
+	Unsent int
+	// RTT is the smoothed round-trip time, MinRTT the shortest one; 0 where the
+	// system doesn't tell (as all that follow).
+	RTT, MinRTT time.Duration
+	// CongestionWindow is in bytes, DeliveryRate in bytes per second.
+	CongestionWindow, DeliveryRate int64
+	// Retransmits is how many segments TCP has sent again.
+	Retransmits int
+}
+
+// Stats returns the path's counters.
+func (p *Path) Stats() PathStats {
+	st := PathStats{
+		BytesSent: p.bytesSent.Load(), BytesReceived: p.bytesReceived.Load(),
+		RecordsSent: p.sealed.Load(), RecordsResent: p.resent.Load(), Unsent: int(p.unsent.Load()),
+	}
+	if p.raw == nil {
+		return st
+	}
+	if info, err := osnet.TCPInfo(p.raw); err == nil {
+		st.RTT, st.MinRTT = info.RTT, info.MinRTT
+		st.CongestionWindow, st.DeliveryRate = int64(info.CWnd)*int64(info.SendMSS), info.DeliveryRate
+		st.Retransmits = info.Retrans
+	}
+	return st
 }

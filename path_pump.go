@@ -155,6 +155,7 @@ func (p *Path) fill() error {
 	r := &p.in
 	if p.io == nil {
 		n, err := p.conn.Read(r.room())
+		p.bytesReceived.Add(uint64(n))
 		if r.have += n; n > 0 {
 			return nil
 		}
@@ -166,6 +167,7 @@ func (p *Path) fill() error {
 	}
 	room := len(*r.buf) - scratchLen - r.have
 	r.have += n
+	p.bytesReceived.Add(uint64(n))
 	r.hungry = n == room // more is waiting: a larger buffer next time
 	return nil
 }

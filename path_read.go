@@ -287,7 +287,10 @@ func (p *Path) tryOwn(rec []byte) (done bool, err error) {
 	if err == record.ErrAuth {
 		return false, nil
 	}
-	p.in.fresh = false
+	if p.in.fresh {
+		p.in.fresh = false
+		p.confirm()
+	}
 	if err != nil {
 		return true, openError(err)
 	}

@@ -338,6 +338,7 @@ func (p *Path) unwritten() []byte {
 // has room and its records are kept anyway, to take the next ones.
 func (p *Path) advance(n int) {
 	p.unsent.Add(-int64(n))
+	p.bytesSent.Add(uint64(n))
 	p.written += n
 	done := 0
 	for done < len(p.queue) && p.written >= p.queue[done].Len() {
@@ -369,6 +370,7 @@ var errPathGone = errors.New("tcpls: path is gone")
 
 // discard drops the queue and refuses more. The caller holds outMu.
 func (p *Path) discard() {
+	p.gone.Store(true)
 	if !p.ended {
 		p.ended = true
 		close(p.outDone)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -83,6 +84,9 @@ func (w *world) addPath(t testing.TB) *Path {
 // wideLink is a path of 40 ms there and back and 80 Mbit/s.
 var wideLink = memnet.Link{Rate: 10 << 20, Delay: 20 * time.Millisecond}
 
+// segmentTime is more than a TLS record needs on wideLink.
+const segmentTime = 5 * time.Millisecond
+
 // What breaks a path, seen from the client's end of the connection.
 var breaks = map[string]func(c *memnet.Conn){
 	"RST":       func(c *memnet.Conn) { c.Reset() },
@@ -159,4 +163,94 @@ func testFailover(t *testing.T, cut func(*memnet.Conn), standby, upload bool) {
 	if err := st.Flush(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// A migration in mid-transfer delivers everything, without a gap, and closes
+// the old path (paper, section 4.3).
+func TestMigrate(t *testing.T) {
+	for _, upload := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, wideLink, nil)
+			from, to := w.server, w.client
+			if upload {
+				from, to = to, from
+			}
+			st, err := from.OpenStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := testBytes(1, 20<<20)
+			sent := begun(func() error {
+				_, err := st.Write(want)
+				return errors.Join(err, st.CloseWrite())
+			})
+			peer, err := to.AcceptStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRead(t, "before the migration", peer, want[:5<<20])
+			moved := begun(func() error {
+				_, err := w.client.Migrate(t.Context(), PathSpec{})
+				return err
+			})
+			var gap time.Duration
+			last := time.Now()
+			for rest := want[5<<20:]; len(rest) > 0; {
+				n := min(len(rest), 16<<10)
+				wantRead(t, "during the migration", peer, rest[:n])
+				rest = rest[n:]
+				gap = max(gap, time.Since(last))
+				last = time.Now()
+			}
+			wantEOF(t, "after all", peer)
+			if err := errors.Join(<-sent, <-moved); err != nil {
+				t.Error(err)
+			}
+			t.Logf("upload %v: longest gap %v", upload, gap)
+			if gap > 2*wideLink.Delay+segmentTime {
+				t.Errorf("nothing arrived for %v, longer than a round trip", gap)
+			}
+			for _, s := range []*Session{w.client, w.server} {
+				paths := s.Paths()
+				if len(paths) != 1 || paths[0].ID() != 1 {
+					t.Errorf("paths after the migration: %v", paths)
+				}
+				if p := paths[0]; p.Stats().RecordsResent != 0 {
+					t.Errorf("%d records were sent twice", p.Stats().RecordsResent)
+				}
+			}
+		})
+	}
+}
+
+// Events tell what a failover does, in order.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var got []EventKind
+		all := begun(func() error {
+			for e := range w.client.Events(ctx) {
+				got = append(got, e.Kind)
+			}
+			return nil
+		})
+		synctest.Wait()
+		p := w.addPath(t)
+		w.conn(0).Reset()
+		time.Sleep(time.Second)
+		if err := w.client.Paths()[0].Close(ctx); err != ErrLastPath {
+			t.Errorf("Close of the last path: %v", err)
+		}
+		if s := p.State(); s != PathActive {
+			t.Errorf("state %v", s)
+		}
+		cancel()
+		<-all
+		want := []EventKind{EventPathJoined, EventPathFailed, EventMainPath}
+		if !slices.Equal(got, want) {
+			t.Errorf("events %v, want %v", got, want)
+		}
+	})
 }

@@ -67,6 +67,8 @@ type Session struct {
 	rescue  rescue
 	running int // paths whose goroutines haven't ended
 
+	watchers observers
+
 	waiters atomic.Int32 // goroutines that wait for something from the peer
 
 	winMu sync.Mutex

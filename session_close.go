@@ -231,7 +231,7 @@ func (p *Path) readFailed(err error) {
 	case s.ended():
 		s.farewell(p) // nothing more was expected here
 	case err == io.EOF && p.in.closed:
-		p.fail(errors.New("peer closed the path but not the session"))
+		s.peerClosedPath(p)
 	case err == io.EOF:
 		p.fail(ErrTruncated)
 	default:
@@ -281,7 +281,7 @@ func (p *Path) done() {
 	s := p.sess
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counters.recordsSent.Add(p.sealed.Swap(0))
+	s.counters.recordsSent.Add(p.sealed.Load())
 	if s.running--; s.running == 0 && s.ended() {
 		s.finish()
 	}

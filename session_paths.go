@@ -60,7 +60,12 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
+	s.watchers.tell(Event{Kind: EventPathJoined, Path: p})
 	go p.readLoop(read)
+	if !s.client { // confirms the path to the client
+		p.sendPing(watchPing)
+		p.kick()
+	}
 	if main := s.path(); main.State() != PathActive {
 		s.switchTo(p, true)
 	}
@@ -91,11 +96,24 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	s.words.restate(streams)
 	s.words.leave(from.ID(), lost)
 	s.log.Info("path takes over", "path", to.id, "from", from.id, "lost", lost)
+	s.watchers.tell(Event{Kind: EventMainPath, Path: to})
 	for _, st := range streams {
 		st.moveOff(to, lost)
 	}
 	to.kick()
 	s.gate.wake()
+	if to.State() == PathClosed { // it failed before it was the main path
+		go s.leave(to, &PathError{Path: to.ID(), Op: "use", Err: ErrPathSilent})
+	}
+}
+
+// leave makes another path than p, which can't be used, the main one.
+func (s *Session) leave(p *Path, why error) {
+	if next := s.best(p); next != nil {
+		s.switchTo(next, true)
+		return
+	}
+	s.stranded(why)
 }
 
 // streams lists the streams that haven't ended. The caller holds mu.
@@ -130,14 +148,11 @@ func (s *Session) suspect(p *Path) {
 	s.mu.Unlock()
 	p.suspected.Store(true)
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
+	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
 	if p != s.path() {
 		return
 	}
-	if next := s.best(p); next != nil {
-		s.switchTo(next, true)
-		return
-	}
-	s.stranded(&PathError{Path: uint32(p.id), Op: "read", Err: ErrPathSilent})
+	s.leave(p, &PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
 }
 
 // revive takes back a path that was silent, since something has arrived on it.
@@ -155,6 +170,7 @@ func (s *Session) revive(p *Path) {
 	}
 	s.mu.Unlock()
 	s.log.Info("path answers again", "path", p.id)
+	s.watchers.tell(Event{Kind: EventPathRecovered, Path: p})
 	if !isMain && s.path().State() != PathActive {
 		s.switchTo(p, true)
 	}
@@ -182,15 +198,12 @@ func (s *Session) pathFailed(p *Path, err error) {
 	if s.ended() {
 		return // its reader says farewell
 	}
-	switch next := s.best(p); {
-	case p != s.path():
-		s.log.Info("path failed", "path", p.id, "error", err)
+	s.log.Warn("path failed", "path", p.id, "error", err)
+	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
+	if p == s.path() {
+		s.leave(p, err)
+	} else {
 		s.resendMoved()
-	case next != nil:
-		s.log.Warn("path failed", "path", p.id, "error", err)
-		s.switchTo(next, true)
-	default:
-		s.stranded(err)
 	}
 }
 
@@ -242,6 +255,7 @@ func (s *Session) stranded(err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReconnectFor)
 	s.rescue.cancel = cancel
 	s.log.Warn("no path is left", "error", err, "for", s.cfg.ReconnectFor)
+	s.watchers.tell(Event{Kind: EventNoPath, Err: err})
 	context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			s.end(err)
@@ -288,7 +302,9 @@ func (s *Session) follow(on, main *Path, lost bool) {
 func (s *Session) rejoin(ctx context.Context) {
 	pause := 50 * time.Millisecond
 	for ctx.Err() == nil {
-		_, err := s.join(ctx, PathSpec{})
+		attempt, cancel := context.WithTimeout(ctx, max(time.Second, 6*s.pathRTT()))
+		_, err := s.join(attempt, PathSpec{})
+		cancel()
 		if err == nil {
 			return
 		}

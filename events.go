@@ -1,0 +1,141 @@
+package tcpls
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sync"
+)
+
+// An EventKind says what happened to a session.
+type EventKind int
+
+const (
+	// EventPathJoined: a further path is up.
+	EventPathJoined EventKind = iota + 1
+	// EventPathSuspect: the peer is silent on a path though it should answer.
+	EventPathSuspect
+	// EventPathRecovered: something has arrived on a suspect path.
+	EventPathRecovered
+	// EventPathFailed: a path has broken; Err tells why.
+	EventPathFailed
+	// EventPathClosed: a path was closed by either end, and lost nothing.
+	EventPathClosed
+	// EventMainPath: what this end sends goes over this path from now on.
+	EventMainPath
+	// EventNoPath: no path is left; the session waits for one, for
+	// Config.ReconnectFor. Err tells why the last one is gone.
+	EventNoPath
+	// EventMissed: the events before were too many for who ranges over them;
+	// some are lost.
+	EventMissed
+)
+
+var eventNames = [...]string{
+	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
+	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
+	EventNoPath: "no path", EventMissed: "events missed",
+}
+
+func (k EventKind) String() string {
+	if k > 0 && int(k) < len(eventNames) {
+		return eventNames[k]
+	}
+	return fmt.Sprintf("event %d", int(k))
+}
+
+// An Event is something that happened to a session's paths.
+type Event struct {
+	Kind EventKind
+	// Path is the path in question, nil for EventNoPath and EventMissed.
+	Path *Path
+	// Err tells why, where something failed.
+	Err error
+}
+
+// maxEvents is how many events wait for who ranges over them.
+const maxEvents = 64
+
+// observers are those who range over a session's events. Its lock is a leaf.
+type observers struct {
+	mu   sync.Mutex
+	list map[*observer]struct{}
+}
+
+type observer struct {
+	waiting []Event // guarded by the observers' mu
+	missed  bool
+	signal  chan struct{} // of one: something waits
+}
+
+// Events returns what happens to the session from the first iteration on, in
+// order, until ctx ends or the session does. Whoever is slower than events come
+// misses some and is told so by EventMissed. A peer that doesn't speak TCPLS has
+// none.
+func (s *Session) Events(ctx context.Context) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		o := &observer{signal: make(chan struct{}, 1)}
+		s.watchers.add(o)
+		defer s.watchers.remove(o)
+		for over := false; ; {
+			for _, e := range s.watchers.take(o) {
+				if !yield(e) {
+					return
+				}
+			}
+			if over {
+				return
+			}
+			select {
+			case <-o.signal:
+			case <-ctx.Done():
+				return
+			case <-s.Context().Done():
+				over = true // once more, for what was told before
+			}
+		}
+	}
+}
+
+func (w *observers) add(o *observer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.list == nil {
+		w.list = make(map[*observer]struct{})
+	}
+	w.list[o] = struct{}{}
+}
+
+func (w *observers) remove(o *observer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.list, o)
+}
+
+func (w *observers) take(o *observer) []Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	events := o.waiting
+	o.waiting = nil
+	if o.missed {
+		o.missed = false
+		events = append([]Event{{Kind: EventMissed}}, events...)
+	}
+	return events
+}
+
+// tell passes an event on; it never waits.
+func (w *observers) tell(e Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for o := range w.list {
+		if len(o.waiting) == maxEvents {
+			o.waiting, o.missed = o.waiting[1:], true
+		}
+		o.waiting = append(o.waiting, e)
+		select {
+		case o.signal <- struct{}{}:
+		default:
+		}
+	}
+}

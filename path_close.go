@@ -1,0 +1,131 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Leaving a path in peace. What it still carries is delivered, the other end
+// does the same, and both say close_notify on it; the session goes on over
+// another one (protocol 9.8).
+
+// ErrLastPath: the only working path of a session isn't closed alone; close the
+// session, or add a path before.
+var ErrLastPath = errors.New("tcpls: the session has no other path")
+
+// Use makes p the path on which this end sends from now on. Nothing is sent
+// twice, and nothing waits. The peer does the same with what it sends. The
+// error is a *PathError if p isn't active, or the reason why the session
+// ended.
+func (p *Path) Use() error {
+	s := p.sess
+	switch state := p.State(); {
+	case s.ended():
+		return s.cause()
+	case state != PathActive:
+		return &PathError{Path: p.ID(), Op: "use", Err: fmt.Errorf("it is %v", state)}
+	}
+	s.switchTo(p, s.path().State() != PathActive)
+	return nil
+}
+
+// Close leaves the path: another one takes over if p was in use, what is on
+// its way on p is delivered, and the peer confirms. It waits for that until ctx
+// ends, or for Config.CloseTimeout, and then gives the connection up; what the
+// peer hasn't acknowledged is sent again elsewhere. The error is ErrLastPath,
+// the context's, or the reason why the session ended.
+func (p *Path) Close(ctx context.Context) error {
+	s := p.sess
+	next := s.best(p)
+	if next == nil {
+		return ErrLastPath
+	}
+	if p == s.path() {
+		s.switchTo(next, p.State() != PathActive)
+	}
+	stop := context.AfterFunc(ctx, s.broadcast)
+	defer stop()
+	s.mu.Lock()
+	// Else the peer would be left without a path for a while.
+	err := s.await(ctx, func() bool { return next.confirmed || next.state == PathClosed })
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !s.drain(p) {
+		return nil // it is over already
+	}
+	p.sealAlert(levelWarning, alertCloseNotify)
+	s.mu.Lock()
+	err = s.await(ctx, func() bool { return p.state == PathClosed })
+	s.mu.Unlock()
+	if err != nil && !s.ended() {
+		s.pathFailed(p, &PathError{Path: p.ID(), Op: "close", Err: err})
+	}
+	return err
+}
+
+// Migrate opens a path as AddPath does, goes on over it, and closes the one in
+// use until then (paper, section 4.3). The sender never pauses, and the old
+// path delivers what it carries. The path is usable even where the error is
+// that of closing the old one.
+func (s *Session) Migrate(ctx context.Context, spec PathSpec) (*Path, error) {
+	p, err := s.AddPath(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	old := s.path()
+	if err := p.Use(); err != nil {
+		return p, err
+	}
+	if old == p || old.State() == PathClosed {
+		return p, nil
+	}
+	return p, old.Close(ctx)
+}
+
+// drain makes p a path on which only the end is still to come, and bounds how
+// long that takes. It reports false if it was one before.
+func (s *Session) drain(p *Path) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.state == PathClosed || p.state == PathDraining {
+		return false
+	}
+	p.state = PathDraining
+	if p.watch.timer != nil {
+		p.watch.timer.Stop()
+	}
+	p.watch.timer = time.AfterFunc(s.cfg.CloseTimeout, func() {
+		s.pathFailed(p, &PathError{Path: p.ID(), Op: "close", Err: ErrPathSilent})
+	})
+	return true
+}
+
+// peerClosedPath acts on close_notify, behind which nothing more comes on p. It
+// runs at the end of the path's reader.
+func (s *Session) peerClosedPath(p *Path) {
+	next := s.best(p)
+	if next == nil && p == s.path() {
+		p.fail(errors.New("peer closed its last path but not the session"))
+		return
+	}
+	if p == s.path() {
+		s.switchTo(next, false)
+	}
+	s.drain(p)
+	p.sealAlert(levelWarning, alertCloseNotify)
+	<-p.outDone // all of it is written, or it has failed meanwhile
+	s.mu.Lock()
+	closed := p.state != PathClosed
+	if closed {
+		s.dropPath(p)
+	}
+	s.mu.Unlock()
+	if closed {
+		s.log.Info("path closed", "path", p.id)
+		s.watchers.tell(Event{Kind: EventPathClosed, Path: p})
+	}
+}
