@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 
 	"cmd/tcpls": {"."},
 
+	"internal/bogo":            {}, // tests only
 	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 	"internal/tlstest/outside": {},
 	"internal/tlstest/client":  {"internal/tls13", "internal/tlstest"},

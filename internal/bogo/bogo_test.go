@@ -1,0 +1,104 @@
+// Package bogo runs BoGo, the test runner of BoringSSL (ssl/test/runner in its
+// tree), against the TLS engine. The test binary is also the shim: the program
+// that the runner starts for every connection, tells by flags what to do, and
+// judges by what it does on the wire.
+package bogo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// shimVariable makes the test binary a shim.
+	shimVariable = "TCPLS_BOGO_SHIM"
+	// checkoutVariable names a checkout of BoringSSL.
+	checkoutVariable = "TCPLS_BOGO_DIR"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(shimVariable) != "" {
+		os.Exit(shimMain(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// TestBoGo runs every test of the runner, also those that testdata/config.json
+// disables: the others must pass, and these must not.
+func TestBoGo(t *testing.T) {
+	dir := os.Getenv(checkoutVariable)
+	if dir == "" {
+		t.Skipf("%s names no checkout of https://boringssl.googlesource.com/boringssl", checkoutVariable)
+	}
+	cfg, err := readConfig(configFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, err := exec.Command("git", "-C", dir, "rev-parse", "HEAD").Output()
+	if err != nil {
+		t.Fatalf("revision of %s: %v", dir, err)
+	}
+	started := time.Now()
+	results := runRunner(t, filepath.Join(dir, "ssl", "test", "runner"))
+	count, faults := cfg.judge(results)
+	for _, fault := range faults {
+		t.Error(fault)
+	}
+	t.Logf("BoringSSL %s, in %v\n%s", bytes.TrimSpace(revision), time.Since(started).Round(time.Second), count)
+}
+
+// runRunner builds the runner and runs all its tests.
+func runRunner(t *testing.T, dir string) map[string]result {
+	t.Helper()
+	runner := filepath.Join(t.TempDir(), "runner.test")
+	build := exec.Command("go", "test", "-c", "-o", runner, ".")
+	build.Dir = dir
+	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the runner in %s: %v\n%s", dir, err, out)
+	}
+	shim, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := filepath.Abs(configFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	if deadline, ok := t.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-5*time.Second))
+		defer cancel()
+	}
+	run := exec.CommandContext(ctx, runner, "-pipe", "-allow-unimplemented", "-shim-path", shim, "-shim-config", config)
+	run.Dir = dir
+	run.Env = append(os.Environ(), shimVariable+"=1")
+	out, err := run.CombinedOutput()
+	// Disabled tests fail, and so does the runner.
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok || ctx.Err() != nil {
+		t.Fatalf("%v, %v\n%s", err, ctx.Err(), lastLines(out))
+	}
+	results := parseResults(string(out))
+	if len(results) == 0 {
+		t.Fatalf("the runner ran no test:\n%s", lastLines(out))
+	}
+	return results
+}
+
+func lastLines(out []byte) string {
+	lines := strings.SplitAfter(string(out), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "")
+}
+
+// names returns the sorted keys of a map.
+func names[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
