@@ -296,6 +296,7 @@ func (h *clientHandshake) handshakeKeys(shared []byte, proof aligned) error {
 		early = h.psk.early
 	}
 	h.keys = early.handshake(shared)
+	clear(shared)
 	early.wipe()
 	var err error
 	if h.traffic, err = h.c.handshakeSecrets(h.keys, h.transcript.sum(), h.hello.random); err != nil {

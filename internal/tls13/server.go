@@ -243,6 +243,7 @@ func (h *serverHandshake) respond() (step, error) {
 	}
 	c.suite, c.group = h.suite, h.group.id
 	keys := early.handshake(shared)
+	clear(shared)
 	early.wipe()
 	if err := h.handshakeKeys(keys); err != nil {
 		return step{}, err
