@@ -100,6 +100,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	for _, st := range streams {
 		st.moveOff(to, lost)
 	}
+	s.pingAgain()
 	to.kick()
 	s.gate.wake()
 	if to.State() == PathClosed { // it failed before it was the main path

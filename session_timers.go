@@ -90,11 +90,9 @@ func (s *Session) tick() {
 		s.end(ErrIdleTimeout)
 		return
 	}
-	if s.silentFor(silent, now) {
-		s.mu.Unlock()
-		p := s.path()
-		s.pathFailed(p, &PathError{Path: p.ID(), Op: "keepalive", Err: ErrKeepAliveTimeout})
-		return
+	vanished := s.silentFor(silent, now)
+	if vanished {
+		s.ping.asked = now // another path, if there is one, has as long
 	}
 	ping := s.cfg.KeepAlive > 0 && silent >= s.cfg.KeepAlive && !s.ping.await
 	if ping {
@@ -104,7 +102,11 @@ func (s *Session) tick() {
 	s.ping.timer.Reset(wait)
 	s.ping.due = now.Add(wait)
 	s.mu.Unlock()
-	if ping {
+	switch {
+	case vanished:
+		p := s.path()
+		s.pathFailed(p, &PathError{Path: p.ID(), Op: "keepalive", Err: ErrKeepAliveTimeout})
+	case ping:
 		s.kick()
 	}
 }
@@ -132,6 +134,16 @@ func (s *Session) sendPing(now time.Time) {
 	}
 	s.ping.sent, s.ping.await = now, true
 	s.path().sendPing(s.ping.seq)
+}
+
+// pingAgain asks on the path that took over what the last one left unanswered.
+func (s *Session) pingAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ping.await {
+		s.ping.await = false
+		s.sendPing(now())
+	}
 }
 
 // pong acts on PONG. An answer to an older ping says nothing new.

@@ -172,3 +172,43 @@ func TestIdleTimeout(t *testing.T) {
 		})
 	}
 }
+
+// A Ping whose path fails is answered on the next one, and the keepalive of
+// the session goes on there.
+func TestPingFailsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{Delay: 10 * time.Millisecond}, nil)
+		w.addPath(t)
+		time.Sleep(time.Second)
+		w.conn(0).Stall(true)
+		if _, err := w.client.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if err := context.Cause(w.client.Context()); err != nil {
+			t.Errorf("an idle session on its second path ended: %v", err)
+		}
+		if _, err := w.client.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// While a session waits for its peer to come back, its idle timeout holds.
+func TestIdleWithoutPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle = 2 * time.Minute
+		w := newWorld(t, memnet.Link{}, func(_, server *Config) {
+			server.KeepAlive, server.IdleTimeout, server.ReconnectFor = 10*time.Second, idle, 10*time.Minute
+		})
+		time.Sleep(time.Second)
+		w.conn(0).Stall(true)
+		_ = w.client.CloseWithError(1, "gone") // which doesn't arrive
+		began := time.Now()
+		<-w.server.Context().Done()
+		wantErrorIs(t, "a session whose peer has vanished", context.Cause(w.server.Context()), ErrIdleTimeout)
+		if took := time.Since(began); took > idle {
+			t.Errorf("it ended after %v, want %v", took, idle)
+		}
+	})
+}
