@@ -3,6 +3,8 @@ package tcpls
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -202,4 +204,27 @@ func isPublic(call string) bool {
 		}
 	}
 	return false
+}
+
+// A process that hasn't made tokens yet takes nobody else's for its own.
+func TestTokensBeforeTheFirst(t *testing.T) {
+	forged := make([]byte, tokenLen)
+	mac := hmac.New(sha256.New, make([]byte, len(registry{}.key)))
+	mac.Write(forged[:tokenLen-tokenMAC])
+	copy(forged[tokenLen-tokenMAC:], mac.Sum(nil))
+	var r registry
+	if r.isToken(forged) {
+		t.Error("a token under a key of zeros is taken for one of ours")
+	}
+	own := r.mint()
+	if !r.isToken(own) {
+		t.Error("a token of ours isn't known")
+	}
+	for i := range own {
+		own[i] ^= 1
+		if r.isToken(own) {
+			t.Fatalf("a token with byte %d changed is taken for one of ours", i)
+		}
+		own[i] ^= 1
+	}
 }

@@ -59,7 +59,6 @@ type issued struct {
 // mint returns a new token: random bytes, of which some are a MAC of the others,
 // which only this process can see.
 func (r *registry) mint() []byte {
-	r.ready.Do(func() { _, _ = rand.Read(r.key[:]) }) // it never fails
 	t := make([]byte, tokenLen)
 	_, _ = rand.Read(t)
 	copy(t[tokenLen-tokenMAC:], r.mac(t))
@@ -67,6 +66,7 @@ func (r *registry) mint() []byte {
 }
 
 func (r *registry) mac(t []byte) []byte {
+	r.ready.Do(func() { _, _ = rand.Read(r.key[:]) }) // it never fails
 	mac := hmac.New(sha256.New, r.key[:])
 	mac.Write(t[:tokenLen-tokenMAC])
 	return mac.Sum(nil)[:tokenMAC]
