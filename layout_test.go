@@ -22,18 +22,19 @@ const module = "github.com/go-tcpls/tcpls"
 // mayImport says for every package which others of this module it may import.
 // What isn't listed is forbidden, so that dependencies go one way.
 var mayImport = map[string][]string{
-	"internal/memnet": {},
-	"internal/netns":  {},
-	"internal/osnet":  {},
-	"internal/record": {},
-	"internal/wire":   {},
+	"internal/linkemu": {},
+	"internal/memnet":  {},
+	"internal/netns":   {},
+	"internal/osnet":   {},
+	"internal/record":  {},
+	"internal/wire":    {},
 
 	"internal/tls13":   {"internal/record"},
 	"internal/tlsconn": {"internal/record", "internal/tls13"},
 
 	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 
-	"cmd/tcpls": {"."},
+	"cmd/tcpls": {".", "internal/linkemu"},
 
 	"internal/bogo":            {}, // tests only
 	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
@@ -73,6 +74,7 @@ var readsClock = map[string]string{
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",
 	"internal/netns/":          "a test's deadline is passed on to its process",
 	"internal/tlsconn/":        "the last words of a connection have a deadline",
+	"internal/linkemu/":        "a link's rate and delay are made of time",
 	"internal/memnet/":         "a link's rate and delay are made of time",
 }
 
