@@ -8,6 +8,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -23,6 +25,14 @@ const (
 	shimVariable = "TCPLS_BOGO_SHIM"
 	// checkoutVariable names a checkout of BoringSSL.
 	checkoutVariable = "TCPLS_BOGO_DIR"
+)
+
+// writeConformance is how docs/conformance.md is brought up to date.
+var writeConformance = flag.Bool("write-conformance", false, "write the result of BoringSSL's runner into "+resultFile)
+
+const (
+	resultFile  = "../../docs/conformance.md"
+	resultTitle = "\n## Result\n\n"
 )
 
 func TestMain(m *testing.M) {
@@ -53,7 +63,28 @@ func TestBoGo(t *testing.T) {
 	for _, fault := range faults {
 		t.Error(fault)
 	}
-	t.Logf("BoringSSL %s, in %v\n%s", bytes.TrimSpace(revision), time.Since(started).Round(time.Second), count)
+	t.Logf("in %v", time.Since(started).Round(time.Second))
+	result := fmt.Sprintf("BoringSSL %s\n\n%s", bytes.TrimSpace(revision), count)
+	t.Log(result)
+	if *writeConformance && len(faults) == 0 {
+		writeResult(t, result)
+	}
+}
+
+// writeResult replaces what the page says behind its last title.
+func writeResult(t *testing.T, result string) {
+	t.Helper()
+	page, err := os.ReadFile(resultFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, ok := strings.Cut(string(page), resultTitle)
+	if !ok {
+		t.Fatalf("%s has no %q", resultFile, strings.TrimSpace(resultTitle))
+	}
+	if err := os.WriteFile(resultFile, []byte(head+resultTitle+result), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // runRunner builds the runner and runs all its tests.
@@ -62,7 +93,7 @@ func runRunner(t *testing.T, dir string) map[string]result {
 	runner := filepath.Join(t.TempDir(), "runner.test")
 	build := exec.Command("go", "test", "-c", "-o", runner, ".")
 	build.Dir = dir
-	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the runner in %s: %v\n%s", dir, err, out)
 	}

@@ -165,27 +165,39 @@ func matching(patterns []string, name string) string {
 	return ""
 }
 
-// String has the figures of docs/conformance.md.
+// String is the result in Markdown, as docs/conformance.md has it.
 func (n *count) String() string {
 	var b strings.Builder
-	line := func(tests int, format string, args ...any) {
-		fmt.Fprintf(&b, "%6d "+format+"\n", append([]any{tests}, args...)...)
+	row := func(tests int, format string, args ...any) {
+		fmt.Fprintf(&b, "| %d | %s |\n", tests, fmt.Sprintf(format, args...))
 	}
 	ours := n.total - n.kinds[protocol]
 	has := ours - n.kinds[feature]
-	line(n.total, "tests of the runner")
-	line(ours, "of TLS 1.3 over TCP")
-	line(has, "of what the engine has")
-	line(n.passed, "run and passed: %.1f %% of these, %.1f %% of all over TCP", percent(n.passed, has), percent(n.passed, ours))
+	b.WriteString("| tests | |\n| ---: | --- |\n")
+	row(n.total, "of the runner")
+	row(ours, "of TLS 1.3 over TCP")
+	row(has, "of them, of what the engine has")
+	row(n.passed, "**run, and passed: %.1f %% of what the engine has, %.1f %% of TLS 1.3 over TCP**", percent(n.passed, has), percent(n.passed, ours))
 	for _, k := range kinds {
-		line(n.kinds[k], "disabled, %s:", k)
+		fmt.Fprintf(&b, "\n%s\n\n| tests | |\n| ---: | --- |\n", k.title())
+		row(n.kinds[k], "**together**")
 		for _, d := range n.entries {
 			if d.Kind == k {
-				line(n.tests[d], "  %s", d.Reason)
+				row(n.tests[d], "%s", d.Reason)
 			}
 		}
 	}
 	return b.String()
+}
+
+func (k kind) title() string {
+	switch k {
+	case protocol:
+		return "Disabled, as they aren't tests of TLS 1.3 over TCP:"
+	case feature:
+		return "Disabled, as they need what the engine hasn't got:"
+	}
+	return "Disabled, as the engine chooses otherwise, where RFC 8446 leaves the choice or even demands it:"
 }
 
 func percent(part, whole int) float64 { return 100 * float64(part) / float64(whole) }
