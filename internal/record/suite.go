@@ -76,7 +76,7 @@ func (s *Suite) ExpandLabel(secret []byte, label string, context []byte, length 
 	if len(prefix)+len(label) > 255 || len(context) > 255 || length > 0xffff {
 		panic("record: HKDF label or context too long")
 	}
-	info := make([]byte, 0, 2+1+len(prefix)+len(label)+1+len(context))
+	info := make([]byte, 0, 2+1+255+1+255) // of constant size, so not on the heap
 	info = append(info, byte(length>>8), byte(length), byte(len(prefix)+len(label)))
 	info = append(info, prefix...)
 	info = append(info, label...)

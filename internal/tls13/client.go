@@ -291,10 +291,7 @@ func (h *clientHandshake) dropPSK() {
 // handshakeKeys moves reading to the handshake traffic keys, and writing too
 // unless early data may go on.
 func (h *clientHandshake) handshakeKeys(shared []byte, proof aligned) error {
-	early := newEarlySecret(h.c.suite, nil)
-	if h.psk != nil {
-		early = h.psk.early
-	}
+	early := earlySecretOf(h.c.suite, h.psk)
 	h.keys = early.handshake(shared)
 	clear(shared)
 	early.wipe()

@@ -83,7 +83,7 @@ type outgoing interface {
 // encode writes a message with its head. It fails where a part is too long
 // for its length field.
 func encode(m outgoing) ([]byte, error) {
-	var b cryptobyte.Builder
+	b := cryptobyte.NewBuilder(make([]byte, 0, usualMessage))
 	b.AddUint8(uint8(m.messageType()))
 	b.AddUint24LengthPrefixed(m.build)
 	raw, err := b.Bytes()
@@ -92,6 +92,9 @@ func encode(m outgoing) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// usualMessage is room enough for most messages.
+const usualMessage = 512
 
 func malformed(t messageType) error {
 	return broken(AlertDecodeError, "peer's %v is malformed", t)

@@ -3,6 +3,8 @@ package tls13
 import (
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
 
 	"github.com/go-tcpls/tcpls/internal/record"
 )
@@ -43,17 +45,25 @@ type exporterSecret struct {
 	secret []byte
 }
 
-// newEarlySecret begins the schedule. Without a PSK, psk is nil.
-func newEarlySecret(s *record.Suite, psk []byte) earlySecret {
-	if psk == nil {
-		psk = make([]byte, s.HashLen)
+// newEarlySecret begins the schedule. Without a PSK, key is nil.
+func newEarlySecret(s *record.Suite, key []byte) earlySecret {
+	if key == nil {
+		key = make([]byte, s.HashLen)
 	}
-	return earlySecret{s, extract(s, psk, nil)}
+	return earlySecret{s, extract(s, key, nil)}
+}
+
+// earlySecretOf is that of a handshake by a PSK, or nil.
+func earlySecretOf(s *record.Suite, p *psk) earlySecret {
+	if p == nil {
+		return newEarlySecret(s, nil)
+	}
+	return p.early
 }
 
 // binderKey is that of a resumption.
 func (e earlySecret) binderKey() []byte {
-	return deriveSecret(e.suite, e.secret, "res binder", digest(e.suite, nil))
+	return deriveSecret(e.suite, e.secret, "res binder", emptyDigest(e.suite))
 }
 
 // clientTraffic and exporter take the transcript of the ClientHello alone.
@@ -118,7 +128,19 @@ func deriveSecret(s *record.Suite, secret []byte, label string, transcript []byt
 
 // derived is the salt that leads from one stage to the next.
 func derived(s *record.Suite, secret []byte) []byte {
-	return deriveSecret(s, secret, "derived", digest(s, nil))
+	return deriveSecret(s, secret, "derived", emptyDigest(s))
+}
+
+var (
+	emptySHA256 = sha256.Sum256(nil)
+	emptySHA384 = sha512.Sum384(nil)
+)
+
+func emptyDigest(s *record.Suite) []byte {
+	if s.HashLen == len(emptySHA256) {
+		return emptySHA256[:]
+	}
+	return emptySHA384[:]
 }
 
 func digest(s *record.Suite, b []byte) []byte {

@@ -233,15 +233,14 @@ func (h *serverHandshake) respond() (step, error) {
 		return step{}, because(AlertIllegalParameter, err, "client's key share is invalid")
 	}
 	sh := h.serverHello(random, extension{extKeyShare, keyShareBody(keyShare{h.group.id, answer})})
-	early := newEarlySecret(h.suite, nil)
 	if h.psk != nil {
 		sh.extensions = append(sh.extensions, extension{extPreSharedKey, uint16Body(uint16(h.selected))})
-		early = h.psk.early
 	}
 	if err := h.send(sh); err != nil {
 		return step{}, err
 	}
 	c.suite, c.group = h.suite, h.group.id
+	early := earlySecretOf(h.suite, h.psk)
 	keys := early.handshake(shared)
 	clear(shared)
 	early.wipe()

@@ -96,7 +96,7 @@ func (h *serverHandshake) lookup(identity []byte) (*psk, error) {
 	if s == nil || err != nil || !s.suitsServer(c.tls, h.offer.serverName, timeNow(c.tls)) {
 		return nil, err
 	}
-	return sessionPSK(bytes.Clone(identity), s), nil
+	return sessionPSK(identity, s), nil
 }
 
 // suiteFor is the suite to use with a PSK: its own if the client still offers

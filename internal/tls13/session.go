@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"runtime"
 	"slices"
@@ -53,32 +54,31 @@ const (
 const sessionPrefix = "go-tcpls session 1\n"
 
 // encode writes the session as one entry of tls.SessionState.Extra.
-func (s *session) encode() ([]byte, error) {
-	var b cryptobyte.Builder
-	b.AddBytes([]byte(sessionPrefix))
-	addBool(&b, s.isClient)
-	addBytes16(&b, s.ticket)
-	b.AddUint16(s.suite.ID)
-	addBytes8(&b, s.secret)
-	b.AddUint64(uint64(s.since.UnixMilli()))
-	b.AddUint64(uint64(s.created.UnixMilli()))
-	b.AddUint32(uint32(s.lifetime / time.Second))
-	b.AddUint32(s.ageAdd)
-	b.AddUint32(s.maxEarly)
-	b.AddUint16(uint16(s.sendLimit))
-	addBytes8(&b, []byte(s.protocol))
-	addBytes8(&b, []byte(s.serverName))
-	addBool(&b, s.own != nil)
-	addBytes16(&b, s.own)
-	addBytes24(&b, s.chain.ocsp)
-	addVectors24(&b, s.chain.scts)
-	addVectors24(&b, s.chain.raw)
-	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
-		for _, chain := range s.chains {
-			addVectors24(b, rawCertificates(chain[1:])) // the leaf is the peer's
-		}
-	})
-	return b.Bytes()
+func (s *session) encode() []byte {
+	b := make([]byte, 0, 512)
+	b = append(b, sessionPrefix...)
+	b = appendBool(b, s.isClient)
+	b = appendVector(b, 2, s.ticket)
+	b = binary.BigEndian.AppendUint16(b, s.suite.ID)
+	b = appendVector(b, 1, s.secret)
+	b = binary.BigEndian.AppendUint64(b, uint64(s.since.UnixMilli()))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.created.UnixMilli()))
+	b = binary.BigEndian.AppendUint32(b, uint32(s.lifetime/time.Second))
+	b = binary.BigEndian.AppendUint32(b, s.ageAdd)
+	b = binary.BigEndian.AppendUint32(b, s.maxEarly)
+	b = binary.BigEndian.AppendUint16(b, uint16(s.sendLimit))
+	b = appendVector(b, 1, []byte(s.protocol))
+	b = appendVector(b, 2, []byte(s.serverName))
+	b = appendBool(b, s.own != nil)
+	b = appendVector(b, 2, s.own)
+	b = appendVector(b, 3, s.chain.ocsp)
+	b = appendVectors(b, s.chain.scts)
+	b = appendVectors(b, s.chain.raw)
+	var chains []byte
+	for _, chain := range s.chains {
+		chains = appendVectors(chains, rawCertificates(chain[1:])) // the leaf is the peer's
+	}
+	return appendVector(b, 3, chains)
 }
 
 var errSession = errors.New("tls13: malformed session")
@@ -99,7 +99,7 @@ func parseSession(entry []byte) (*session, error) {
 		!s.ReadUint16(&suite) || !readBytes8(&s, &v.secret) ||
 		!s.ReadUint64(&since) || !s.ReadUint64(&created) || !s.ReadUint32(&lifetime) ||
 		!s.ReadUint32(&v.ageAdd) || !s.ReadUint32(&v.maxEarly) || !s.ReadUint16(&sendLimit) ||
-		!readBytes8(&s, &protocol) || !readBytes8(&s, &serverName) ||
+		!readBytes8(&s, &protocol) || !readBytes16(&s, &serverName) ||
 		!readBool(&s, &hasOwn) || !readBytes16(&s, &own) ||
 		!s.ReadUint24LengthPrefixed((*cryptobyte.String)(&v.chain.ocsp)) ||
 		!readVectors24(&s, &v.chain.scts) || !readVectors24(&s, &v.chain.raw) ||
@@ -226,19 +226,18 @@ func (s *session) chainHolds(opts x509.VerifyOptions) bool {
 // crypto/tls, without certificates, and with a secret of one zero byte, since
 // there has to be one.
 func sealable(entries ...[]byte) (*tls.SessionState, error) {
-	var b cryptobyte.Builder
-	b.AddUint16(0)           // version
-	b.AddUint8(1)            // of a server; a client's needs a certificate
-	b.AddUint16(0)           // cipher suite
-	b.AddUint64(0)           // created at
-	addBytes8(&b, []byte{0}) // secret
-	addVectors24(&b, entries)
-	b.AddUint8(0)  // extended master secret
-	b.AddUint8(0)  // early data
-	b.AddUint24(0) // certificates
-	b.AddUint24(0) // verified chains
-	b.AddUint16(0) // curve
-	return tls.ParseSessionState(b.BytesOrPanic())
+	b := make([]byte, 0, 512)
+	b = append(b, 0, 0)                   // version
+	b = append(b, 1)                      // of a server; a client's needs a certificate
+	b = append(b, 0, 0)                   // cipher suite
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // created at
+	b = append(b, 1, 0)                   // secret
+	b = appendVectors(b, entries)
+	b = append(b, 0, 0)    // extended master secret, early data
+	b = append(b, 0, 0, 0) // certificates
+	b = append(b, 0, 0, 0) // verified chains
+	b = append(b, 0, 0)    // curve
+	return tls.ParseSessionState(b)
 }
 
 // ownEntries are those of Extra that are ours, newest first.
@@ -263,12 +262,11 @@ func rawCertificates(chain []*x509.Certificate) [][]byte {
 	return list
 }
 
-func addBool(b *cryptobyte.Builder, v bool) {
+func appendBool(b []byte, v bool) []byte {
 	if v {
-		b.AddUint8(1)
-	} else {
-		b.AddUint8(0)
+		return append(b, 1)
 	}
+	return append(b, 0)
 }
 
 func readBool(s *cryptobyte.String, v *bool) bool {
@@ -278,16 +276,26 @@ func readBool(s *cryptobyte.String, v *bool) bool {
 	return ok
 }
 
-func addBytes24(b *cryptobyte.Builder, p []byte) {
-	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(p) })
+// appendVector writes a vector with a length of so many bytes, which it must
+// fit: what goes into a session came out of one of the same size, or is smaller.
+func appendVector(b []byte, lengthLen int, v []byte) []byte {
+	for i := range lengthLen {
+		b = append(b, byte(len(v)>>(8*(lengthLen-1-i))))
+	}
+	return append(b, v...)
 }
 
-func addVectors24(b *cryptobyte.Builder, list [][]byte) {
-	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
-		for _, v := range list {
-			addBytes24(b, v)
-		}
-	})
+// appendVectors writes a list of vectors, all lengths of 24 bits.
+func appendVectors(b []byte, list [][]byte) []byte {
+	size := 0
+	for _, v := range list {
+		size += 3 + len(v)
+	}
+	b = append(b, byte(size>>16), byte(size>>8), byte(size))
+	for _, v := range list {
+		b = appendVector(b, 3, v)
+	}
+	return b
 }
 
 func readVectors24(s *cryptobyte.String, list *[][]byte) bool {

@@ -133,8 +133,7 @@ func (c *Conn) ticket(m message) error {
 	if body, ok := findExtension(t.extensions, extEarlyData); ok {
 		s.maxEarly = binary.BigEndian.Uint32(body)
 	}
-	entry, err := s.encode()
-	if err == nil && len(entry) <= maxClientState {
+	if entry := s.encode(); len(entry) <= maxClientState {
 		storeEntry(c.tls.ClientSessionCache, c.cacheKey(), entry)
 	}
 	return nil
@@ -195,9 +194,9 @@ func (c *Conn) NewTicket() ([]byte, error) {
 // sealTicket makes the ticket, sealed by crypto/tls's keys and their rotation,
 // or by what the configuration puts in their place.
 func (c *Conn) sealTicket(s *session) ([]byte, error) {
-	entry, err := s.encode()
+	entry := s.encode()
 	clear(s.secret)
-	if err != nil || len(entry) > maxTicketState {
+	if len(entry) > maxTicketState {
 		return nil, nil
 	}
 	defer clear(entry)
@@ -228,7 +227,7 @@ func (c *Conn) openTicket(ticket []byte) (*session, error) {
 	if c.tls.UnwrapSession != nil {
 		open = c.tls.UnwrapSession
 	}
-	state, err := open(bytes.Clone(ticket), c.ConnectionState())
+	state, err := open(ticket, c.ConnectionState())
 	if err != nil {
 		return nil, refusal(AlertInternalError, err, "UnwrapSession")
 	}
