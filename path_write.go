@@ -234,8 +234,10 @@ func (p *Path) flush() {
 		p.outMu.Unlock()
 		n, err := p.io.TryWritev(p.iov)
 		p.outMu.Lock()
-		if p.ended {
-			return // abandoned meanwhile
+		if p.ended { // abandoned meanwhile
+			p.dropQueue()
+			p.wakeGate()
+			return
 		}
 		full := p.unsent.Load() >= maxUnsent || p.sess.gate.crowded()
 		p.advance(n)
@@ -294,6 +296,8 @@ func (p *Path) drain() {
 		n, err := p.conn.Write(b)
 		p.outMu.Lock()
 		if p.ended {
+			p.dropQueue()
+			p.wakeGate()
 			return
 		}
 		p.advance(n)
@@ -308,8 +312,12 @@ func (p *Path) drain() {
 
 func (p *Path) flushed() {
 	p.flushing = false
-	if p.endDue && !p.ended {
+	switch {
+	case p.ended: // abandoned meanwhile
+		p.dropQueue()
+	case p.endDue:
 		p.ended = true
+		p.dropQueue()
 		p.closeWrite()
 		close(p.outDone)
 	}
@@ -368,7 +376,8 @@ func (p *Path) writeFailed(err error) {
 // meanwhile, and another one may take it.
 var errPathGone = errors.New("tcpls: path is gone")
 
-// discard drops the queue and refuses more. The caller holds outMu.
+// discard drops the queue and refuses more. A system call may still read the
+// chunks: then whoever made it drops them. The caller holds outMu.
 func (p *Path) discard() {
 	p.gone.Store(true)
 	if !p.ended {
@@ -376,14 +385,22 @@ func (p *Path) discard() {
 		close(p.outDone)
 	}
 	p.replays = nil
-	if !p.flushing { // else a system call may still read the chunks: they aren't used again
-		for _, c := range p.queue {
-			c.Release()
-		}
+	p.unsent.Store(0)
+	if !p.flushing {
+		p.dropQueue()
+	}
+}
+
+// dropQueue gives back the chunks of a path that has ended, of which nobody is
+// writing. The caller holds outMu.
+func (p *Path) dropQueue() {
+	for _, c := range p.queue {
+		c.Release()
 	}
 	clear(p.queue)
 	p.queue, p.written = p.queue[:0], 0
-	p.unsent.Store(0)
+	clear(p.iov)
+	p.flushing = false
 }
 
 // closeWrite sends TCP's FIN where the connection can.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/internal/record"
 )
 
 // A world is a client and a server with as many connections as they like, in
@@ -251,6 +252,43 @@ func TestEvents(t *testing.T) {
 		want := []EventKind{EventPathJoined, EventPathFailed, EventMainPath}
 		if !slices.Equal(got, want) {
 			t.Errorf("events %v, want %v", got, want)
+		}
+	})
+}
+
+// Failed paths leave nothing behind of what they still had to write, however
+// full their sockets were: it would count against the memory of the next ones.
+func TestFailoverHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		st, err := w.client.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		const paths, piece = 5, 3 << 20
+		want := testBytes(1, paths*piece)
+		sent := begun(func() error {
+			_, err := st.Write(want)
+			return errors.Join(err, st.Flush(t.Context()))
+		})
+		peer, err := w.server.AcceptStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range paths {
+			wantRead(t, "from one path after the other", peer, want[:piece])
+			want = want[piece:]
+			if i < paths-1 {
+				w.addPath(t)
+				w.conn(i).Reset()
+			}
+		}
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if held := w.client.gate.held.Load(); held > 2*record.LargeChunk {
+			t.Errorf("%d bytes of chunks are held, though all is acknowledged", held)
 		}
 	})
 }
