@@ -43,7 +43,9 @@ func TestMain(m *testing.M) {
 }
 
 // TestBoGo runs every test of the runner, also those that testdata/config.json
-// disables: the others must pass, and these must not.
+// disables: the others must pass, and these must not. Then it does so again
+// with an extension of ours and a limit of records in the hellos, which must
+// change nothing.
 func TestBoGo(t *testing.T) {
 	dir := os.Getenv(checkoutVariable)
 	if dir == "" {
@@ -57,18 +59,32 @@ func TestBoGo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("revision of %s: %v", dir, err)
 	}
+	runner := buildRunner(t, dir)
+	t.Run("bare", func(t *testing.T) {
+		result := fmt.Sprintf("BoringSSL %s\n\n%s", bytes.TrimSpace(revision), cfg.run(t, runner))
+		t.Log(result)
+		if *writeConformance && !t.Failed() {
+			writeResult(t, result)
+		}
+	})
+	t.Run("with our extension", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("it takes as long as without it, and -short asks for less")
+		}
+		cfg.run(t, runner, "-shim-extra-flags", "-"+extensionFlag)
+	})
+}
+
+// run runs the runner and reports what went otherwise than c says.
+func (c *config) run(t *testing.T, r *runner, flags ...string) *count {
+	t.Helper()
 	started := time.Now()
-	results := runRunner(t, filepath.Join(dir, "ssl", "test", "runner"))
-	count, faults := cfg.judge(results)
+	count, faults := c.judge(r.run(t, flags...))
 	for _, fault := range faults {
 		t.Error(fault)
 	}
-	t.Logf("in %v", time.Since(started).Round(time.Second))
-	result := fmt.Sprintf("BoringSSL %s\n\n%s", bytes.TrimSpace(revision), count)
-	t.Log(result)
-	if *writeConformance && len(faults) == 0 {
-		writeResult(t, result)
-	}
+	t.Logf("%d of %d tests passed, in %v", count.passed, count.total, time.Since(started).Round(time.Second))
+	return count
 }
 
 // writeResult replaces what the page says behind its last title.
@@ -87,16 +103,23 @@ func writeResult(t *testing.T, result string) {
 	}
 }
 
-// runRunner builds the runner and runs all its tests.
-func runRunner(t *testing.T, dir string) map[string]result {
+// A runner is the program that BoringSSL's tests are.
+type runner struct{ program, dir string }
+
+func buildRunner(t *testing.T, checkout string) *runner {
 	t.Helper()
-	runner := filepath.Join(t.TempDir(), "runner.test")
-	build := exec.Command("go", "test", "-c", "-o", runner, ".")
-	build.Dir = dir
+	r := &runner{filepath.Join(t.TempDir(), "runner.test"), filepath.Join(checkout, "ssl", "test", "runner")}
+	build := exec.Command("go", "test", "-c", "-o", r.program, ".")
+	build.Dir = r.dir
 	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the runner in %s: %v\n%s", dir, err, out)
+		t.Fatalf("building the runner in %s: %v\n%s", r.dir, err, out)
 	}
+	return r
+}
+
+func (r *runner) run(t *testing.T, flags ...string) map[string]result {
+	t.Helper()
 	shim, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -111,8 +134,9 @@ func runRunner(t *testing.T, dir string) map[string]result {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-5*time.Second))
 		defer cancel()
 	}
-	run := exec.CommandContext(ctx, runner, "-pipe", "-allow-unimplemented", "-shim-path", shim, "-shim-config", config)
-	run.Dir = dir
+	flags = append([]string{"-pipe", "-allow-unimplemented", "-shim-path", shim, "-shim-config", config}, flags...)
+	run := exec.CommandContext(ctx, r.program, flags...)
+	run.Dir = r.dir
 	run.Env = append(os.Environ(), shimVariable+"=1")
 	out, err := run.CombinedOutput()
 	// Disabled tests fail, and so does the runner.

@@ -33,7 +33,11 @@ type process struct {
 	server               bool
 	resumeCount          int
 	isHandshakerPossible bool
+	extension            bool // ours, not the runner's
 }
+
+// extensionFlag makes the shim use an extension of its own, as TCPLS does.
+const extensionFlag = "own-extension"
 
 // A credential is a certificate that the shim may use.
 type credential struct {
@@ -167,6 +171,7 @@ func (p *process) register(fs *flag.FlagSet) {
 	fs.BoolVar(&p.server, "server", false, "")
 	fs.IntVar(&p.resumeCount, "resume-count", 0, "")
 	fs.BoolVar(&p.isHandshakerPossible, "is-handshaker-supported", false, "")
+	fs.BoolVar(&p.extension, extensionFlag, false, "")
 }
 
 func (c *credential) register(fs *flag.FlagSet) {

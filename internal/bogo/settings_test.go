@@ -62,8 +62,17 @@ func (s *shim) config(o *options) (*tls13.Config, error) {
 		cfg.EarlyWindow = time.Minute
 		cfg.FirstUse = s.firstUse
 	}
+	if o.extension {
+		cfg.Extension, cfg.Offer = ownExtension, make([]byte, 8)
+		cfg.Answer = func([]byte) ([]byte, error) { return nil, errors.New("the runner offers our extension") }
+		cfg.Accept = func([]byte) error { return errors.New("the runner answers our extension") }
+		cfg.RecordSizeLimit = 1 << 14
+	}
 	return cfg, nil
 }
+
+// ownExtension is a codepoint for private use, as that of TCPLS.
+const ownExtension = 0xff5a
 
 // maxEarlyData is how much the runner expects a server to take.
 const maxEarlyData = 14336
