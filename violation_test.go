@@ -102,6 +102,7 @@ var clientViolations = []violationTest{
 		p.updateOwn()
 		p.writeFrames(wire.AppendKeyUpdate(nil, 2))
 	}, wire.CodeKeyUpdate},
+	{"5.17 TOKEN from a client", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen))) }, wire.CodeProtocol},
 	{"5.13 KEY_REQUEST over an epoch", func(p *testPeer) { p.writeControl(wire.AppendKeyRequest(nil, 2)) }, wire.CodeKeyUpdate},
 
 	// 5.10: parameters.
@@ -170,6 +171,16 @@ var serverViolations = []violationTest{
 	{"5.2 ATTACH of the client's stream that isn't open", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 1, 0, 0)) }, wire.CodeStreamState},
 	{"5.2 ATTACH beyond the limit", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 2*1024+2, 0, 0)) }, wire.CodeStreamLimit},
 	{"5.3 ACK beyond the control records", func(p *testPeer) { p.writeFrames(wire.AppendAck(nil, wire.Control, 2, 0)) }, wire.CodeAck},
+	{"5.17 TOKEN for the same path again", func(p *testPeer) {
+		p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen)), wire.AppendToken(nil, 1, make([]byte, tokenLen)))
+	}, wire.CodeProtocol},
+	{"5.17 TOKEN for path 0", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 0, make([]byte, tokenLen))) }, wire.CodeFrame},
+	{"5.17 TOKEN of one byte", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, []byte("a"))) }, wire.CodeFrame},
+	{"5.17 TOKENs without end", func(p *testPeer) {
+		for n := range uint32(4*maxTokens + 1) {
+			p.writeControl(wire.AppendToken(nil, n+1, make([]byte, wire.MaxToken)))
+		}
+	}, wire.CodeLimit},
 }
 
 // With the peer as client, before its parameters.
