@@ -55,9 +55,9 @@ var (
 	testDefined = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 )
 
-// TestConformanceTable looks up the files, tests and rows of tests that
-// docs/rfc8446.md cites.
-func TestConformanceTable(t *testing.T) {
+// TestCitations looks up the files, tests and rows of tests that these pages
+// cite.
+func TestCitations(t *testing.T) {
 	sources := make(map[string][]string) // by test
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
@@ -72,30 +72,35 @@ func TestConformanceTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile("docs/rfc8446.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, tests := 0, 0
-	for _, span := range codeSpan.FindAllStringSubmatch(string(page), -1) {
-		cited := span[1]
-		if m := testCited.FindStringSubmatch(cited); m != nil {
-			tests++
-			row := func(source string) bool { return strings.Contains(source, strconv.Quote(m[2])) }
-			if list := sources[m[1]]; len(list) == 0 || m[2] != "" && !slices.ContainsFunc(list, row) {
-				t.Errorf("no test has the name %s", cited)
-			}
-		} else if strings.HasSuffix(cited, ".go") {
-			files++
-			if !strings.Contains(cited, "/") {
-				cited = "internal/tls13/" + cited
-			}
-			if _, err := os.Stat(cited); err != nil {
-				t.Error(err)
+	for _, page := range []struct {
+		name         string
+		files, tests int // at least
+	}{{"docs/rfc8446.md", 100, 200}, {"docs/security.md", 70, 100}} {
+		text, err := os.ReadFile(page.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, tests := 0, 0
+		for _, span := range codeSpan.FindAllStringSubmatch(string(text), -1) {
+			cited := span[1]
+			if m := testCited.FindStringSubmatch(cited); m != nil {
+				tests++
+				row := func(source string) bool { return strings.Contains(source, strconv.Quote(m[2])) }
+				if list := sources[m[1]]; len(list) == 0 || m[2] != "" && !slices.ContainsFunc(list, row) {
+					t.Errorf("%s: no test has the name %s", page.name, cited)
+				}
+			} else if strings.HasSuffix(cited, ".go") {
+				files++
+				if !strings.Contains(cited, "/") {
+					cited = "internal/tls13/" + cited
+				}
+				if _, err := os.Stat(cited); err != nil {
+					t.Errorf("%s: %v", page.name, err)
+				}
 			}
 		}
-	}
-	if files < 100 || tests < 200 {
-		t.Errorf("only %d files and %d tests are cited, as if the page had another form", files, tests)
+		if files < page.files || tests < page.tests {
+			t.Errorf("%s cites only %d files and %d tests, as if it had another form", page.name, files, tests)
+		}
 	}
 }
