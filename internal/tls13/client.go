@@ -356,7 +356,10 @@ func (h *clientHandshake) answered(e extension) error {
 		if err := h.accept(e.body); err != nil {
 			return err
 		}
-		h.c.ownAnswered, h.c.answer = true, bytes.Clone(e.body)
+		h.c.ownAnswered = true
+		if h.c.resumes() {
+			h.c.answer = bytes.Clone(e.body)
+		}
 		return nil
 	}
 	switch e.id {

@@ -55,7 +55,8 @@ type Config struct {
 	// PSK is what a client offers instead of a ticket; nil: a ticket, if it
 	// has one. With it selected, which PSKUsed tells, the handshake is
 	// authenticated by the PSK alone: there are no certificates, and neither
-	// VerifyPeerCertificate nor VerifyConnection is called.
+	// VerifyPeerCertificate nor VerifyConnection is called. A server that
+	// doesn't select it is held to its certificate, as without a PSK.
 	PSK *PSK
 	// LookupPSK is asked on a server for each identity that a client offers,
 	// in order and for at most 4, before tickets are tried. It is called

@@ -48,7 +48,7 @@ type Conn struct {
 	serverName  string
 	retried     bool
 	ownAnswered bool
-	answer      []byte // of the extension, on a client
+	answer      []byte // of the extension, on a client that keeps tickets
 	remembered  []byte // the same, of the session whose ticket is offered
 	resumed     bool   // by a PSK of either kind
 	pskIdentity []byte // of the user's PSK, in use
@@ -126,7 +126,8 @@ func (c *Conn) ExtensionAnswered() bool { return c.ownAnswered }
 
 // PSKUsed returns, on both ends, the identity of the user's PSK that is in use:
 // from the ServerHello on, and on a server when Answer is called. It is nil
-// for tickets and full handshakes.
+// for tickets and full handshakes. ConnectionState.DidResume is true for PSKs of
+// both kinds.
 func (c *Conn) PSKUsed() []byte { return c.pskIdentity }
 
 // Group returns the key exchange in use, 0 while none is agreed.

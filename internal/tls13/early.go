@@ -211,7 +211,7 @@ func (c *Conn) earlyRecord(dst, rec []byte) ([]byte, error) {
 			return dst, errInterleaved
 		case len(content) == 0:
 			return dst, c.countIdle()
-		case len(content) > int(c.early.left):
+		case uint64(len(content)) > uint64(c.early.left):
 			return dst, broken(AlertUnexpectedMessage, "client sends more early data than its ticket allows")
 		}
 		c.idle = 0

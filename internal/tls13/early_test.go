@@ -301,6 +301,38 @@ func TestEarlyKeyLogAndExporter(t *testing.T) {
 	}
 }
 
+// TestOneChangeCipherSpecWithEarlyData: it comes before the early data, and
+// not again (RFC 8446, D.4).
+func TestOneChangeCipherSpecWithEarlyData(t *testing.T) {
+	for _, what := range []string{"accepted", "refused", "retried"} {
+		w := newWorld().withEarlyData()
+		w.meet(t)
+		switch what {
+		case "refused":
+			w.server.EarlyContext = nil
+		case "retried":
+			w.server.TLS.CurvePreferences = []tls.CurveID{tls.CurveP384}
+		}
+		c, s := newTestPair(t, w.client, w.server)
+		var types []byte
+		for !s.HandshakeComplete() {
+			out := c.Output()
+			for _, rec := range splitRecords(out) {
+				types = append(types, rec[0])
+			}
+			if err := feed(s, out, nil); err != nil {
+				t.Fatal(what, err)
+			}
+			if err := feed(c, s.Output(), nil); err != nil {
+				t.Fatal(what, err)
+			}
+		}
+		if bytes.Count(types, []byte{byte(record.ChangeCipherSpec)}) != 1 || types[1] != byte(record.ChangeCipherSpec) {
+			t.Errorf("%s: client sends records of types %v", what, types)
+		}
+	}
+}
+
 // TestEarlyRecordLimit keeps to the record_size_limit of the ticket's session.
 func TestEarlyRecordLimit(t *testing.T) {
 	w := newWorld().withEarlyData()
