@@ -63,7 +63,7 @@
 // Everything that a peer can make a Conn keep is bounded: 64 KiB a message,
 // 256 KiB and 32 certificates for Certificate, 1 MiB of records in all for a
 // handshake, 32 records or messages in a row without progress, 16 KiB of early
-// data that is skipped (or Config.MaxEarlyData, if that is more), 4 PSK
+// data that is skipped (or what Config.MaxEarlyData or its PSK allow), 4 PSK
 // identities looked at, 16 KiB a ticket, 4 tickets kept for a server. Time is
 // the caller's business: a deadline over the whole handshake belongs to the
 // transport.

@@ -18,7 +18,7 @@ const (
 	// maxCancels is how many user_canceled alerts are put up with.
 	maxCancels = 4
 	// maxEarlyData is how many bytes are skipped of early data that was not
-	// accepted, unless Config.MaxEarlyData is more.
+	// accepted, unless Config.MaxEarlyData or what its PSK allows is more.
 	maxEarlyData = 16 << 10
 )
 

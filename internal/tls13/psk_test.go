@@ -179,6 +179,17 @@ func TestPSKAfterRetry(t *testing.T) {
 	}
 }
 
+// TestSkippingWithPSK skips as much early data as a known PSK allows, here
+// because of a HelloRetryRequest.
+func TestSkippingWithPSK(t *testing.T) {
+	w, key := newWorld(), testPSK()
+	key.MaxEarlyData = 8 * maxEarlyData
+	w.client.PSK, w.server.LookupPSK = key, func([]byte) (*PSK, error) { return key, nil }
+	w.server.TLS.CurvePreferences = []tls.CurveID{tls.CurveP384}
+	c, s, _ := w.hasty(t, string(make([]byte, key.MaxEarlyData)))
+	wantResumed(t, true, c, s)
+}
+
 // TestAnswerSeesPSK is what a server's answer to the extension may depend on.
 func TestAnswerSeesPSK(t *testing.T) {
 	w := newWorld()

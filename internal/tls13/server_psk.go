@@ -28,6 +28,7 @@ func (h *serverHandshake) choosePSK(m message) error {
 			continue
 		}
 		h.suite, h.psk, h.selected = suite, p, i
+		h.c.input.earlySkip = max(h.c.input.earlySkip, int(p.maxEarly))
 		h.c.resumed = true
 		if p.session == nil {
 			h.c.pskIdentity = p.identity
