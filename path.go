@@ -98,8 +98,8 @@ func (s PathState) String() string {
 // socket, so that what is urgent needn't queue behind what isn't.
 const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 
-// newPath returns a path over conn that sends with the session's keys of the
-// moment. The caller holds mu, or nobody knows the session yet.
+// newPath returns a path over conn, with the session's sending keys of the
+// moment.
 func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p := &Path{sess: s, id: id, conn: conn, maxContent: sendLimit, outDone: make(chan struct{})}
 	if io, ok := osnet.NewIO(conn); ok {
@@ -113,8 +113,8 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
 	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()
-	p.in.init(s.keys.receive, wire.PathContext(id))
-	p.in.fresh = id != 0
+	p.in.init()
+	p.in.fresh = true
 	p.noteStart()
 	return p
 }
@@ -123,6 +123,8 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 // context is attached from the beginning (protocol 2.4, 4.6).
 func (p *Path) firstPath() {
 	p.current = wire.Control
+	p.in.own.Init(p.sess.keys.receive, wire.PathContext(p.id))
+	p.in.fresh = false
 	p.in.control.Init(p.sess.keys.receive, wire.Control)
 	p.in.controlled, p.in.nextCtl = true, true
 	p.sess.control.owner.Store(p)

@@ -71,6 +71,15 @@ func (p *Path) deliverHeld(s *Stream) error {
 	return nil
 }
 
+// dropHeld forgets the held records and returns how many bytes they had.
+func (s *Stream) dropHeld() (n int) {
+	for _, h := range s.held {
+		n += len(h.content)
+	}
+	s.held = nil
+	return n
+}
+
 // repeated drops a record that has arrived before. Our acknowledgement of it
 // may be lost, so it is said again.
 func (p *Path) repeated(a *attachment, frames []byte) error {

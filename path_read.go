@@ -80,9 +80,7 @@ type attachment struct {
 	prev, more *attachment
 }
 
-func (r *reading) init(keys *record.Keys, own uint32) {
-	r.own.Init(keys, own)
-	r.control.Init(keys, wire.Control)
+func (r *reading) init() {
 	r.attached = make(map[uint32]*attachment)
 	r.recent.prev, r.recent.more = &r.recent, &r.recent
 	r.roomFunc, r.idleFunc = r.room, r.idle
@@ -280,9 +278,12 @@ const freeTries = 64
 
 // tryOwn opens a record of the path's own context; done tells that it was one.
 func (p *Path) tryOwn(rec []byte) (done bool, err error) {
-	content, t, err := p.in.own.Open(p.in.scratch(), rec)
-	if err == record.ErrAuth && p.in.fresh {
+	var content []byte
+	var t record.Type
+	if p.in.fresh {
 		content, t, err = p.openFresh(rec)
+	} else {
+		content, t, err = p.in.own.Open(p.in.scratch(), rec)
 	}
 	if err == record.ErrAuth {
 		return false, nil
@@ -329,7 +330,7 @@ func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 	r, s := &p.in, a.stream
 	seq := a.ctx.Seq()
 	dst, into := r.scratch(), intoScratch
-	if seq == s.recvNext {
+	if seq == s.recvNext && !s.recvEnded {
 		dst, into = s.reserve(p, len(rec)-record.HeaderLen-record.TagLen)
 	}
 	content, t, err := a.ctx.Open(dst, rec)
@@ -356,7 +357,7 @@ func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 		return true, misplaced(t, "a stream's context")
 	}
 	switch {
-	case seq < s.recvNext: // sent again
+	case seq < s.recvNext || s.recvEnded: // sent again, or overtaken by RESET
 		return true, p.repeated(a, frames)
 	case seq > s.recvNext: // those before it are still on another path
 		return true, p.ahead(a, seq, content, frames)

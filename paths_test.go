@@ -22,6 +22,7 @@ type world struct {
 
 	mu    sync.Mutex
 	conns []*memnet.Conn // the client's ends, in the order of their dialing
+	down  bool           // nobody answers
 }
 
 // newWorld opens a session over a link; further paths have the same.
@@ -43,6 +44,9 @@ func newWorld(t testing.TB, link memnet.Link, change func(client, server *Config
 	}
 	d := &Dialer{Config: client, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := inner.Dial(ctx)
+		if w.isDown() {
+			err = errors.New("network is unreachable")
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -71,6 +75,26 @@ func (w *world) conn(i int) *memnet.Conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.conns[i]
+}
+
+// dialed is how many connections there were.
+func (w *world) dialed() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.conns)
+}
+
+// setDown makes further connections impossible, or ends that.
+func (w *world) setDown(down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = down
+}
+
+func (w *world) isDown() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.down
 }
 
 func (w *world) addPath(t testing.TB) *Path {

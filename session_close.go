@@ -277,7 +277,7 @@ func (p *Path) abandon() {
 // done runs at the end of the path's read goroutine.
 func (p *Path) done() {
 	<-p.outDone
-	_ = p.conn.Close() // both directions have ended
+	p.abandon() // both directions have ended
 	s := p.sess
 	s.mu.Lock()
 	defer s.mu.Unlock()

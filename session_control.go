@@ -212,7 +212,7 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 	}
 	switch f.Kind {
 	case wire.Reset:
-		st, err := s.existing(f.Context)
+		st, err := s.ending(f.Context)
 		if err != nil || st == nil {
 			return err
 		}
@@ -221,7 +221,7 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		}
 		return st.arrivedReset(f.Code, f.Size)
 	case wire.StopSending:
-		st, err := s.existing(f.Context)
+		st, err := s.ending(f.Context)
 		if err != nil || st == nil {
 			return err
 		}

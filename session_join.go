@@ -22,7 +22,7 @@ import (
 
 const (
 	// maxTokens is how many unused tokens a client holds.
-	maxTokens = 4
+	maxTokens = 8
 	tokenLen  = 192
 	tokenMAC  = 16
 )
@@ -243,9 +243,7 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
 		s.returnToken(t)
 		return nil, fmt.Errorf("tcpls: joining: %w", err)
 	}
-	s.mu.Lock()
 	p := newPath(s, t.path, conn, h.engine.SendLimit())
-	s.mu.Unlock()
 	if !s.addPath(p, h.early) {
 		return nil, s.cause()
 	}
@@ -300,12 +298,11 @@ func joined(conn net.Conn, h *handshake) error {
 		}
 	}
 	full := len(s.livePaths()) >= s.cfg.MaxPaths
-	p := newPath(s, i.path, conn, h.engine.SendLimit())
 	s.mu.Unlock()
 	if full {
 		return fmt.Errorf("tcpls: client opens more than %d paths", s.cfg.MaxPaths)
 	}
-	if !s.addPath(p, h.early) {
+	if !s.addPath(newPath(s, i.path, conn, h.engine.SendLimit()), h.early) {
 		return s.cause()
 	}
 	s.giveTokens()

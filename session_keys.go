@@ -19,6 +19,7 @@ type keyring struct {
 
 	// Receiving; guarded by the session's inMu, but for heard.
 	receive, previous *record.Keys
+	coming            *record.Keys // those behind receive, once somebody asked
 	receiveEpoch      uint64
 	heard             atomic.Uint64 // receiveEpoch, for everybody
 }
@@ -41,6 +42,19 @@ func (k *keyring) keysFor(epoch uint64) *record.Keys {
 		return k.previous
 	}
 	return nil
+}
+
+// after returns the receiving keys behind the current ones, which can be
+// derived only once.
+func (k *keyring) after() (*record.Keys, error) {
+	if k.coming == nil {
+		next, err := k.receive.Next()
+		if err != nil {
+			return nil, err
+		}
+		k.coming = next
+	}
+	return k.coming, nil
 }
 
 // receiveEpoch moves a context of path p to the epoch that the peer has
@@ -70,11 +84,11 @@ func (s *Session) nextEpoch(p *Path) error {
 	if s.lags(p, k.receiveEpoch) {
 		return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d before all contexts have left epoch %d", k.receiveEpoch+1, k.receiveEpoch-1)
 	}
-	next, err := k.receive.Next()
+	next, err := k.after()
 	if err != nil {
 		return err
 	}
-	k.previous, k.receive = k.receive, next
+	k.previous, k.receive, k.coming = k.receive, next, nil
 	k.receiveEpoch++
 	k.heard.Store(k.receiveEpoch)
 	s.log.Debug("peer changed its keys", "epoch", k.receiveEpoch)
@@ -89,6 +103,9 @@ func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
 		}
 	}
 	keys := s.keys.keysFor(epoch)
+	if keys == nil && s.spread && epoch < s.keys.receiveEpoch { // it was under way for two updates
+		return nil, &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
+	}
 	if keys == nil {
 		return nil, violation(wire.CodeKeyUpdate, "ATTACH in epoch %d at epoch %d", epoch, s.keys.receiveEpoch)
 	}
@@ -99,6 +116,9 @@ func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
 func (s *Session) lags(p *Path, epoch uint64) bool {
 	if !s.spread && p.in.epoch < epoch || s.controlEpoch < epoch {
 		return true
+	}
+	if s.spread { // a RESET may be under way on another path
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,28 +131,30 @@ func (s *Session) lags(p *Path, epoch uint64) bool {
 }
 
 // openFresh opens the first record of a later path's own context, whose sender
-// may be one epoch ahead of what we have seen, or behind.
+// may be an epoch behind what we have seen, or ahead (protocol 3.6).
 func (p *Path) openFresh(rec []byte) ([]byte, record.Type, error) {
 	k := &p.sess.keys
-	for epoch := k.receiveEpoch + 1; epoch+1 >= k.receiveEpoch; epoch-- {
-		keys := k.keysFor(epoch)
-		if epoch > k.receiveEpoch {
-			keys, _ = k.receive.Next() // it fails where no cipher can be made: then no record fits
+	coming, err := k.after()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, try := range [...]struct {
+		keys  *record.Keys
+		epoch uint64
+	}{{k.receive, k.receiveEpoch}, {k.previous, k.receiveEpoch - 1}, {coming, k.receiveEpoch + 1}} {
+		if try.keys == nil {
+			continue
 		}
-		if keys != nil {
-			p.in.own.Init(keys, wire.PathContext(p.id))
-			content, t, err := p.in.own.Open(p.in.scratch(), rec)
-			if err != record.ErrAuth {
-				if epoch > k.receiveEpoch && err == nil {
-					err = p.sess.nextEpoch(p)
-				}
-				p.in.epoch = epoch
-				return content, t, err
-			}
+		p.in.own.Init(try.keys, wire.PathContext(p.id))
+		content, t, err := p.in.own.Open(p.in.scratch(), rec)
+		if err == record.ErrAuth {
+			continue
 		}
-		if epoch == 0 {
-			break
+		if err == nil && try.epoch > k.receiveEpoch {
+			err = p.sess.nextEpoch(p)
 		}
+		p.in.epoch = try.epoch
+		return content, t, err
 	}
 	return nil, 0, record.ErrAuth
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
 // The paths of a session. One of them, the main one, carries what this end
@@ -50,6 +52,7 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 		s.mu.Unlock()
 		return false
 	}
+	p.out.Init(s.keys.send.Load(), wire.PathContext(p.id)) // every later epoch is said on the path
 	s.setLive(append(slices.Clone(s.livePaths()), p))
 	s.running++
 	for _, other := range s.livePaths() {
@@ -66,9 +69,7 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 		p.sendPing(watchPing)
 		p.kick()
 	}
-	if main := s.path(); main.State() != PathActive {
-		s.switchTo(p, true)
-	}
+	s.reroute(nil)
 	return true
 }
 
@@ -103,18 +104,9 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	s.pingAgain()
 	to.kick()
 	s.gate.wake()
-	if to.State() == PathClosed { // it failed before it was the main path
-		go s.leave(to, &PathError{Path: to.ID(), Op: "use", Err: ErrPathSilent})
+	if to.State() != PathActive { // it failed before it was the main path
+		go s.reroute(&PathError{Path: to.ID(), Op: "use", Err: ErrPathSilent})
 	}
-}
-
-// leave makes another path than p, which can't be used, the main one.
-func (s *Session) leave(p *Path, why error) {
-	if next := s.best(p); next != nil {
-		s.switchTo(next, true)
-		return
-	}
-	s.stranded(why)
 }
 
 // streams lists the streams that haven't ended. The caller holds mu.
@@ -124,6 +116,11 @@ func (s *Session) streams() []*Stream {
 		streams = append(streams, st)
 	}
 	return streams
+}
+
+// anyActive reports whether some path is good. The caller holds mu.
+func (s *Session) anyActive() bool {
+	return slices.ContainsFunc(s.livePaths(), func(p *Path) bool { return p.state == PathActive })
 }
 
 // best is the path to use instead of p, nil if there is none.
@@ -150,10 +147,22 @@ func (s *Session) suspect(p *Path) {
 	p.suspected.Store(true)
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
 	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
-	if p != s.path() {
+	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
+}
+
+// reroute makes a good path the main one if that one isn't good any more, or
+// begins to look for one; err is why. It is called after every change of a
+// path's state, since the path that takes over may fail in that moment.
+func (s *Session) reroute(err error) {
+	main := s.path()
+	if s.ended() || main.State() == PathActive {
 		return
 	}
-	s.leave(p, &PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
+	if next := s.best(main); next != nil {
+		s.switchTo(next, true)
+		return
+	}
+	s.stranded(err)
 }
 
 // revive takes back a path that was silent, since something has arrived on it.
@@ -165,16 +174,11 @@ func (s *Session) revive(p *Path) {
 	}
 	p.state = PathActive
 	p.watch.asked = 0
-	isMain := p == s.path()
-	if isMain {
-		s.recovered()
-	}
+	s.recovered()
 	s.mu.Unlock()
 	s.log.Info("path answers again", "path", p.id)
 	s.watchers.tell(Event{Kind: EventPathRecovered, Path: p})
-	if !isMain && s.path().State() != PathActive {
-		s.switchTo(p, true)
-	}
+	s.reroute(nil)
 }
 
 // recovered ends the search for a path. The caller holds mu.
@@ -201,11 +205,10 @@ func (s *Session) pathFailed(p *Path, err error) {
 	}
 	s.log.Warn("path failed", "path", p.id, "error", err)
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
-	if p == s.path() {
-		s.leave(p, err)
-	} else {
+	if p != s.path() {
 		s.resendMoved()
 	}
+	s.reroute(err)
 }
 
 // dropPath takes p out of the table. The caller holds mu.
@@ -250,7 +253,7 @@ func (s *Session) stranded(err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended() || s.rescue.cancel != nil {
+	if s.ended() || s.rescue.cancel != nil || s.anyActive() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReconnectFor)
@@ -297,6 +300,7 @@ func (s *Session) follow(on, main *Path, lost bool) {
 	if on.State() == PathActive {
 		s.switchTo(on, lost)
 	}
+	s.reroute(&PathError{Path: main.ID(), Op: "read", Err: ErrPathSilent})
 }
 
 // rejoin opens a path anew until there is one or ctx ends.

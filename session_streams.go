@@ -108,20 +108,9 @@ func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if wire.ClientOpened(id) != s.client {
-		if n := uint64(id-1)/2 + 1; n > s.table.limit {
-			return nil, violation(wire.CodeStreamLimit, "stream %d beyond the limit of %d", id, s.table.limit)
+		if err := s.openThrough(id); err != nil {
+			return nil, err
 		}
-		for nth(s.table.peers, !s.client) <= id {
-			st := s.addStream(nth(s.table.peers, !s.client))
-			s.table.peers++
-			if s.table.leaving || s.life.closing.Load() {
-				go st.refuse()
-				continue
-			}
-			s.table.pending = append(s.table.pending, st)
-		}
-		s.raiseLimit() // by what ended before; the reader sees to it that it is said
-		s.cond.Broadcast()
 	} else if id >= nth(s.table.opened, s.client) {
 		return nil, violation(wire.CodeStreamState, "ATTACH of stream %d, which isn't open", id)
 	}
@@ -133,6 +122,41 @@ func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
 		st.openEpoch, st.keyed = epoch, true
 	}
 	return st, nil
+}
+
+// openThrough opens the peer's streams that aren't yet open, up to id. The
+// caller holds mu.
+func (s *Session) openThrough(id uint32) error {
+	if n := uint64(id-1)/2 + 1; n > s.table.limit {
+		return violation(wire.CodeStreamLimit, "stream %d beyond the limit of %d", id, s.table.limit)
+	}
+	for nth(s.table.peers, !s.client) <= id {
+		st := s.addStream(nth(s.table.peers, !s.client))
+		s.table.peers++
+		if s.table.leaving || s.life.closing.Load() {
+			go st.refuse()
+			continue
+		}
+		s.table.pending = append(s.table.pending, st)
+	}
+	s.raiseLimit() // by what ended before; the reader sees to it that it is said
+	s.cond.Broadcast()
+	return nil
+}
+
+// ending returns the stream that a RESET or STOP_SENDING names, nil for one that
+// has ended. It may overtake the ATTACH that opens the stream, or replace it,
+// where that was sent on another path.
+func (s *Session) ending(id uint32) (*Stream, error) {
+	if s.spread && wire.IsStream(id) && wire.ClientOpened(id) != s.client {
+		s.mu.Lock()
+		err := s.openThrough(id)
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s.existing(id)
 }
 
 // existing returns the stream that a frame names, nil for one that has ended.

@@ -80,7 +80,7 @@ type streamRecv struct {
 	fin          bool  // the peer's end has arrived
 	recvErr      error
 	readClosed   bool // nobody here will read more
-	recvEnded    bool // nothing more can arrive
+	recvEnded    bool // nothing more can arrive; set under inMu too
 	win          window
 	readDeadline deadline
 	recvNext     uint64                // number of the next record

@@ -172,13 +172,12 @@ func (s *Stream) arrivedReset(code, size uint64) error {
 		s.recvMu.Unlock()
 		return nil
 	}
-	missing := int(size - s.win.received)
+	missing, unread := int(size-s.win.received), s.dropHeld()
 	s.win.received = size
 	s.recvEnded = true
 	s.recvErr = &StreamError{StreamID: s.id, Code: code, Remote: true}
-	unread := 0
 	if !s.readClosed { // else CloseRead has counted it
-		unread = s.discard()
+		unread += s.discard()
 	}
 	s.recvCond.Broadcast()
 	s.recvMu.Unlock()

@@ -1,0 +1,258 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+var verboseStorm = flag.Bool("storm", false, "log what TestReliabilityPaths does to its paths")
+
+// Random sessions over paths that come, break by every cause, all at once too,
+// and are taken back or not: every byte that was written arrives once, in
+// order, and nothing is left behind. A failing seed is replayed by -seed.
+func TestReliabilityPaths(t *testing.T) {
+	for i := range *seeds {
+		seed := *fromSeed + uint64(i)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testReliabilityPaths(t, seed) })
+		})
+	}
+}
+
+func testReliabilityPaths(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, randomLink(r), func(client, server *Config) {
+		if *verboseStorm {
+			log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+			client.Logger, server.Logger = log.With("end", "client"), log.With("end", "server")
+		}
+		for _, c := range []*Config{client, server} {
+			c.RekeyAfter = 20 + r.IntN(400)
+			c.StreamRecvWindow = 64<<10 + r.IntN(1<<20)
+			c.SessionRecvWindow = c.StreamRecvWindow + r.IntN(1<<20)
+			c.SendBuffer = 64<<10 + r.IntN(1<<20)
+			c.MaxStreams = 1 + r.IntN(20)
+			c.MaxPaths = 2 + r.IntN(6)
+			c.ReconnectFor = 10 * time.Minute
+			c.CloseTimeout = time.Minute
+			c.KeepAlive = time.Duration(r.IntN(20)) * time.Second
+		}
+	})
+	s := &storm{t: t, world: w, random: rand.New(rand.NewPCG(seed, 1)), began: time.Now()}
+	trouble, calm := context.WithTimeout(t.Context(), time.Duration(r.IntN(30))*time.Second)
+	var weather sync.WaitGroup
+	weather.Go(func() { s.rage(trouble) })
+	patience := time.AfterFunc(10*time.Minute, func() {
+		t.Errorf("the streams have not ended after ten minutes\n%s%s", describe(w.client), describe(w.server))
+		go func() { _ = w.client.CloseWithError(1, "test") }()
+		_ = w.server.CloseWithError(1, "test")
+	})
+	randomStreams(t, seed, r, w.client, w.server)
+	patience.Stop()
+	calm()
+	weather.Wait()
+	s.settle()
+	w.checkClosed(t)
+}
+
+// describe is what a person who looks for a fault asks first.
+func describe(s *Session) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: main path %d, epochs %d and %d, %d bytes kept, %d in the control context, rescue %v, %d tokens, ended by %v\n", role(s), s.path().id,
+		s.keys.sendEpoch, s.keys.heard.Load(), s.gate.unacknowledged(), s.control.keptBytes(), s.rescue.cancel != nil, len(s.tickets.unused), s.life.cause.Load())
+	fmt.Fprintf(&b, "  control on path %d, acked %d, %d kept, due %v; words due %v\n", s.control.owner.Load().id, s.control.kept.acked, s.control.kept.len(), s.control.due.Load(), s.words.due.Load())
+	for _, p := range s.livePaths() {
+		fmt.Fprintf(&b, "  path %d (%v) %v: unsent %d, flushing %v, ended %v, %d replays, heard %v ago, asked %v\n", p.id, p.conn.LocalAddr(), p.state, p.unsent.Load(), p.flushing, p.ended,
+			len(p.replays), time.Since(s.began)-time.Duration(p.heard.Load()), p.watch.asked)
+	}
+	for _, st := range s.streams() {
+		fmt.Fprintf(&b, "  stream %d: sent %d of %d credited, next %d, acked %d, %d kept, epoch %d, moved %d, replaying %v, writing %v, sealing %v, fin %v/%v, reset %v; received %d of %d, consumed %d, next %d, held %d, ended %v, send/recv done %v/%v\n",
+			st.id, st.sent, st.credit, st.sendCtx.Seq(), st.kept.acked, st.kept.len(), st.epoch, st.moved, st.replayOn != nil, st.writing, st.sealing, st.finDue, st.finSent, st.reset,
+			st.win.received, st.win.limit, st.win.consumed, st.recvNext, len(st.held), st.recvEnded, st.sendDone, st.recvDone)
+	}
+	return b.String()
+}
+
+// A storm breaks the paths of a world.
+type storm struct {
+	*world
+	t      *testing.T
+	random *rand.Rand
+	began  time.Time
+	joins  sync.WaitGroup
+}
+
+func (s *storm) log(format string, args ...any) {
+	if *verboseStorm {
+		s.t.Logf("%8v "+format, append([]any{time.Since(s.began).Round(time.Millisecond)}, args...)...)
+	}
+}
+
+// rage goes on until ctx ends, and leaves some paths broken.
+func (s *storm) rage(ctx context.Context) {
+	r := s.random
+	for ctx.Err() == nil {
+		pause(ctx, time.Duration(r.IntN(400))*time.Millisecond)
+		switch r.IntN(10) {
+		case 0, 1, 2:
+			s.join(ctx)
+		case 3, 4, 5:
+			s.cut(ctx, s.pick())
+		case 6:
+			s.log("every path breaks")
+			s.setDown(r.IntN(2) == 0)
+			for i := range s.dialed() {
+				s.cut(ctx, s.conn(i))
+			}
+			pause(ctx, time.Duration(r.IntN(4000))*time.Millisecond)
+			s.setDown(false)
+		case 7:
+			link := randomLink(r)
+			s.pick().SetLink(link)
+			s.pick().Peer().SetLink(randomLink(r))
+		case 8:
+			s.log("a join meets a failure")
+			s.join(ctx)
+			pause(ctx, time.Duration(r.IntN(200))*time.Millisecond)
+			s.cut(ctx, s.conn(s.dialed()-1))
+		case 9:
+			end := []*Session{s.client, s.server}[r.IntN(2)]
+			s.joins.Go(func() { _ = end.UpdateKeys(ctx) }) // a context that has ended is all that can be wrong
+		}
+	}
+	s.joins.Wait()
+}
+
+// pause is a sleep that ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (s *storm) join(ctx context.Context) {
+	s.joins.Go(func() {
+		p, err := s.client.AddPath(ctx, PathSpec{})
+		if err != nil {
+			s.log("join: %v", err)
+		} else {
+			s.log("path %d joined", p.ID())
+		}
+	})
+}
+
+func (s *storm) pick() *memnet.Conn { return s.conn(s.random.IntN(s.dialed())) }
+
+// cut breaks a connection by a random cause, for ever or for a while.
+func (s *storm) cut(ctx context.Context, c *memnet.Conn) {
+	r := s.random
+	end := []*memnet.Conn{c, c.Peer()}[r.IntN(2)]
+	cause, while := r.IntN(6), time.Duration(r.IntN(3000))*time.Millisecond
+	s.log("cut of %v by cause %d for %v", c.LocalAddr(), cause, while)
+	back := func(undo func(on bool)) {
+		if r.IntN(3) > 0 {
+			s.joins.Go(func() {
+				pause(ctx, while)
+				undo(false)
+			})
+		}
+	}
+	switch cause {
+	case 0:
+		end.Reset()
+	case 1:
+		_ = end.CloseWrite() // it may be closed
+	case 2:
+		_ = end.Close() // likewise
+	case 3:
+		end.Stall(true)
+		back(end.Stall)
+	case 4:
+		end.StallSend(true)
+		back(end.StallSend)
+	case 5: // slow
+		end.SetLink(memnet.Link{Rate: 2 << 10, Delay: time.Second, Queue: 16 << 10})
+	}
+}
+
+// settle checks what is left once all streams have ended: nothing.
+func (s *storm) settle() {
+	for range 120 { // the last acknowledgements, resets and joins
+		time.Sleep(time.Second)
+		if s.client.gate.unacknowledged() == 0 && s.server.gate.unacknowledged() == 0 {
+			break
+		}
+	}
+	for _, end := range []*Session{s.client, s.server} {
+		if end.ended() {
+			s.t.Errorf("%s: the session ended: %v", role(end), end.cause())
+			continue
+		}
+		if n := end.gate.unacknowledged(); n != 0 {
+			s.t.Errorf("%s: %d bytes are still kept\n%s", role(end), n, describe(end))
+		}
+		if n := end.Stats().Streams; n != 0 {
+			s.t.Errorf("%s: %d streams are left", role(end), n)
+		}
+	}
+	for _, ends := range [][2]*Session{{s.client, s.server}, {s.server, s.client}} {
+		w := &ends[1].win
+		ends[1].winMu.Lock()
+		if sent := ends[0].gate.sent(); sent != w.received || w.consumed != w.received {
+			s.t.Errorf("%s: %d bytes sent, %d received, %d given back", role(ends[0]), sent, w.received, w.consumed)
+		}
+		ends[1].winMu.Unlock()
+	}
+}
+
+func role(s *Session) string {
+	if s.client {
+		return "client"
+	}
+	return "server"
+}
+
+// checkClosed closes both sessions and checks that they leave nothing.
+func (w *world) checkClosed(t *testing.T) {
+	var both sync.WaitGroup
+	for _, s := range []*Session{w.client, w.server} {
+		both.Go(func() {
+			var closed *SessionError
+			if err := s.Close(); err != nil && !errors.As(err, &closed) { // by the other end, which may come first
+				t.Errorf("%s: Close: %v", role(s), err)
+			}
+		})
+	}
+	both.Wait()
+	synctest.Wait()
+	for _, s := range []*Session{w.client, w.server} {
+		s.control.kept.drop() // its last words needn't be acknowledged
+		if n := s.gate.held.Load(); n != 0 {
+			t.Errorf("%s: chunks of %d bytes are held by nobody", role(s), n)
+		}
+		if n := len(s.livePaths()); s.running != 0 {
+			t.Errorf("%s: %d paths run, of %d", role(s), s.running, n)
+		}
+	}
+	joins.mu.Lock()
+	defer joins.mu.Unlock()
+	for _, i := range joins.tokens {
+		if i.session == w.server {
+			t.Errorf("the token for path %d is still known", i.path)
+		}
+	}
+}
