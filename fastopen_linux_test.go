@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"syscall"
@@ -76,6 +77,29 @@ func TestFastOpen(t *testing.T) {
 					t.Errorf("the application's Control was called %d times for 2 connections", controlled)
 				}
 			})
+		}
+	})
+}
+
+// A ClientHello that is longer than a segment goes in the SYN in part; the rest
+// follows.
+func TestFastOpenLongHello(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		if err := errors.Join(netns.SetSysctl("net.ipv4.tcp_fastopen", 3), netns.SetMTU("lo", 1500)); err != nil {
+			t.Fatal(err)
+		}
+		client, server := newTestConfigs()
+		client.TLS.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
+		client.FastOpen, server.FastOpen = true, true
+		l, err := Listen("tcp", "127.0.0.1:0", server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		d := &Dialer{Config: client}
+		fastOpenSession(t, d, l)
+		if !fastOpenSession(t, d, l) {
+			t.Error("no data in the SYN")
 		}
 	})
 }

@@ -22,6 +22,14 @@ func SetLink(name string, up bool) error {
 	})
 }
 
+// SetMTU sets how many bytes a packet on an interface may have.
+func SetMTU(name string, mtu uint32) error {
+	return configure(name, func(fd int, req *unix.Ifreq) error {
+		req.SetUint32(mtu)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFMTU, req)
+	})
+}
+
 // AddAddr gives an interface another IPv4 address, under a label of the form
 // "lo:1" by which DelAddr finds it.
 func AddAddr(label string, addr netip.Addr) error {
