@@ -81,6 +81,7 @@ func TestHostileJoins(t *testing.T) {
 		{"a token a second time", func(t *testing.T, w *world) error {
 			spent := w.client.tickets.unused[0].bytes
 			w.addPath(t)
+			synctest.Wait() // until the server has taken the join
 			secret, err := w.client.tokenSecret(spent)
 			if err != nil {
 				t.Fatal(err)
