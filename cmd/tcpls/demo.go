@@ -1,137 +1,136 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"math/rand/v2"
 	"os"
-	"text/tabwriter"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/go-tcpls/tcpls/internal/linkemu"
 )
 
-// demoFlags say what the demonstration moves.
+// demoFlags say what the demonstration moves, and what happens meanwhile.
 type demoFlags struct {
-	file string
-	size size
-	json bool
+	mode   string
+	links  linkShapes
+	file   string
+	size   size
+	cut    string
+	cutAt  time.Duration
+	cutFor time.Duration
+	maxGap time.Duration
+	report string
+	noTUI  bool
+	json   bool
 }
 
 func (t *tool) demoCommand() *cobra.Command {
 	f := &demoFlags{size: 60e6}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Move a file over TCPLS and over TLS, side by side",
-		Long: `Run a server and a client in this process, and move a file over loopback: over TCPLS,
-and over plain TLS as Go's crypto/tls does it. Both take turns with pieces of 16 MiB,
-under the same congestion control where the system lets one choose. Only the moving is
-timed. What arrived is compared with the file by SHA-256: the verdict depends on that,
-not on speed.`,
-		Example: "  tcpls demo\n  tcpls demo --file ubuntu.iso",
+		Short: "Download over TCPLS and over TLS while a link is cut",
+		Long: `Run servers and clients in this process, with two emulated links between them, and
+download a file over TCPLS and over plain TLS (Go's crypto/tls) at the same time. Both
+use link 1; TCPLS may use link 2 too. In the middle link 1 is cut, and later restored:
+
+    failover   TCPLS has a path that stands by over link 2
+    migrate    nothing is cut; the application moves TCPLS from link 1 to link 2
+
+Each transfer has a link 1 of its own of the same kind, so that neither slows the other
+down. What arrived is compared with the file by SHA-256. The verdict, and the exit
+status, depend on that and on how long TCPLS stood still. It needs neither a network
+nor root.`,
+		Example: "  tcpls demo\n  tcpls demo --cut rst --report demo.html\n  tcpls demo --mode migrate --paths 50mbit/10ms,20mbit/40ms",
 		Args:    atMost(0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return t.demo(cmd.Context(), f) },
 	}
+	if err := f.links.Set("30mbit/20ms,30mbit/60ms"); err != nil {
+		panic("BUG: " + err.Error())
+	}
 	flags := cmd.Flags()
+	flags.StringVar(&f.mode, "mode", modeFailover, "failover or migrate")
+	flags.Var(&f.links, "paths", "rate and one-way delay of link 1 and link 2")
 	flags.StringVar(&f.file, "file", "", "move this `file`; default: made data")
 	flags.Var(&f.size, "size", "how much data to make")
+	flags.StringVar(&f.cut, "cut", "blackhole", "how link 1 is cut: blackhole (silence), rst, close or none")
+	flags.DurationVar(&f.cutAt, "cut-at", 0, "when it is cut, or TCPLS migrates; default: a third of the time that the file needs")
+	flags.DurationVar(&f.cutFor, "cut-for", 0, "how long it stays cut; default: as long again, at least 2s")
+	flags.DurationVar(&f.maxGap, "max-gap", 2*time.Second, "how long TCPLS may stand still for the verdict to be good")
+	flags.StringVar(&f.report, "report", "", "write a page about the run to `file`, or, if it ends in .svg, the plot alone")
+	flags.BoolVar(&f.noTUI, "no-tui", false, "write lines, also on a terminal")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object")
 	return cmd
 }
 
-// pieceSize is how much one transport moves before it is the other's turn.
-const pieceSize = 16 << 20
+const (
+	modeFailover = "failover"
+	modeMigrate  = "migrate"
+)
 
-// A contest is what a demo found.
-type contest struct {
-	What    string   `json:"what"`
-	Size    int64    `json:"size"`
-	SHA256  string   `json:"sha256"`
-	Control string   `json:"congestion_control,omitempty"` // "": the system's default
-	Racers  []*racer `json:"transports"`
-	Pass    bool     `json:"pass"`
-	Verdict string   `json:"verdict"`
+// cuts are the ways to cut a link by their names.
+var cuts = map[string]linkemu.Condition{
+	"none": linkemu.Up, "blackhole": linkemu.Blackhole, "rst": linkemu.Reset, "close": linkemu.Closed,
 }
 
-// A racer is one transport in the demo: a connected pair of ends.
-type racer struct {
-	Name      string  `json:"name"`
-	Facts     string  `json:"facts"`
-	Handshake float64 `json:"handshake_ms"`
-	Seconds   float64 `json:"seconds"`
-	CPU       float64 `json:"cpu_seconds,omitempty"` // of both ends; 0 where the system doesn't tell
-	SHA256    string  `json:"sha256"`
-
-	from io.Writer // the server's end
-	to   io.Reader // the client's
-	hash hash.Hash
-}
-
-func (t *tool) demo(ctx context.Context, f *demoFlags) error {
-	src, what, n, err := f.open()
-	if err != nil {
-		return err
+// check refuses what makes no sense and fills in the times.
+func (f *demoFlags) check(n int64) error {
+	_, known := cuts[f.cut]
+	switch {
+	case f.mode != modeFailover && f.mode != modeMigrate:
+		return &usageError{fmt.Sprintf("--mode %q isn't failover or migrate", f.mode), ""}
+	case !known:
+		return &usageError{fmt.Sprintf("--cut %q isn't blackhole, rst, close or none", f.cut), ""}
+	case f.cutAt < 0 || f.cutFor < 0 || f.maxGap <= 0:
+		return &usageError{"--cut-at, --cut-for and --max-gap must be positive", ""}
 	}
-	defer src.Close()
-	cert, err := selfSigned([]string{"127.0.0.1"})
-	if err != nil {
-		return err
+	third := time.Duration(float64(n) / float64(f.links[0].Rate) / 3 * float64(time.Second)).Round(time.Millisecond)
+	if f.cutAt == 0 {
+		f.cutAt = third
 	}
-	c := &contest{What: what, Size: n, Control: demoCongestion()}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	setup := &arena{tool: t, cert: cert, control: c.Control}
-	defer setup.close()
-	for _, enter := range []func(context.Context) (*racer, error){setup.tcpls, setup.tls} {
-		r, err := enter(ctx)
-		if err != nil {
-			return fmt.Errorf("setting up: %w", err)
+	if f.cutFor == 0 {
+		f.cutFor = max(third, 2*time.Second)
+	}
+	if f.report != "" {
+		if info, err := os.Stat(filepath.Dir(f.report)); err != nil || !info.IsDir() {
+			return &usageError{fmt.Sprintf("--report: %s isn't a folder", filepath.Dir(f.report)), ""}
 		}
-		r.hash = sha256.New()
-		c.Racers = append(c.Racers, r)
-	}
-	// A reader or writer that waits is freed by the end of its connection.
-	defer context.AfterFunc(ctx, setup.close)()
-	if err := t.race(ctx, c, src); err != nil {
-		return err
-	}
-	c.judge()
-	if err := c.print(t.out, f.json); err != nil {
-		return &localError{err}
-	}
-	if !c.Pass {
-		return &digestError{"what arrived", c.SHA256, c.wrong()}
 	}
 	return nil
 }
 
-// open returns what is moved.
-func (f *demoFlags) open() (src io.ReadCloser, what string, n int64, err error) {
+// A content is what is moved. It can be opened more than once.
+type content struct {
+	what string
+	size int64
+	open func() (io.ReadCloser, error)
+}
+
+func (f *demoFlags) content() (*content, error) {
 	if f.file == "" {
 		if f.size <= 0 {
-			return nil, "", 0, &usageError{"--size must be positive", ""}
+			return nil, &usageError{"--size must be positive", ""}
 		}
-		return io.NopCloser(madeData(int64(f.size))), "made data", int64(f.size), nil
+		return &content{"made data", int64(f.size), func() (io.ReadCloser, error) {
+			return io.NopCloser(madeData(int64(f.size))), nil
+		}}, nil
 	}
-	file, err := os.Open(f.file)
-	if err != nil {
-		return nil, "", 0, &localError{err}
-	}
-	info, err := file.Stat()
+	info, err := os.Stat(f.file)
 	if err == nil && (!info.Mode().IsRegular() || info.Size() == 0) {
 		err = fmt.Errorf("%s is empty or isn't a file", f.file)
 	}
 	if err != nil {
-		return nil, "", 0, &localError{errors.Join(err, file.Close())}
+		return nil, &localError{err}
 	}
-	return file, f.file, info.Size(), nil
+	return &content{f.file, info.Size(), func() (io.ReadCloser, error) { return os.Open(f.file) }}, nil
 }
 
 // madeData returns n bytes that no one can compress, the same at each run.
@@ -141,123 +140,186 @@ func madeData(n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8(seed), n)
 }
 
-// race moves src piece by piece over each racer. Reading and hashing are done
-// between the timed moves, when nothing is on the way.
-func (t *tool) race(ctx context.Context, c *contest, src io.Reader) error {
-	p := startProgress(t.ui, 1)
-	defer p.stop()
-	p.total.Store(c.Size * int64(len(c.Racers)))
-	piece := make([]byte, min(pieceSize, c.Size))
-	arrived := make([]byte, len(piece))
-	whole := sha256.New()
-	var moved int64
-	for turn := 0; moved < c.Size; turn++ {
-		n, err := io.ReadFull(src, piece[:min(int64(len(piece)), c.Size-moved)])
-		if err != nil {
-			return &localError{fmt.Errorf("reading %s: %w", c.What, err)}
-		}
-		moved += int64(n)
-		whole.Write(piece[:n])
-		for i := range c.Racers {
-			r := c.Racers[(turn+i)%len(c.Racers)] // who begins alternates
-			if err := r.move(arrived[:n], piece[:n]); err != nil {
-				if ctx.Err() != nil {
-					err = ctx.Err()
-				}
-				return fmt.Errorf("%s: %w", r.Name, err)
-			}
-			r.hash.Write(arrived[:n])
-			p.done.Add(int64(n))
-		}
+func (t *tool) demo(ctx context.Context, f *demoFlags) error {
+	c, err := f.content()
+	if err != nil {
+		return err
 	}
-	c.SHA256 = digest(whole.Sum(nil)).String()
-	for _, r := range c.Racers {
-		r.SHA256 = digest(r.hash.Sum(nil)).String()
+	if err := f.check(c.size); err != nil {
+		return err
+	}
+	d := &demo{tool: t, flags: f, content: c}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer d.close()
+	if err := d.open(ctx); err != nil {
+		return fmt.Errorf("setting up: %w", err)
+	}
+	v := d.startView()
+	err = d.run(ctx, v)
+	v.stop()
+	if err != nil {
+		return err
+	}
+	r := d.outcome()
+	if err := r.print(t.out, f.json); err != nil {
+		return &localError{err}
+	}
+	if f.report != "" {
+		if err := r.save(f.report); err != nil {
+			return &localError{err}
+		}
+		t.say("the report is %s", f.report)
+	}
+	if !r.Pass {
+		return &verdictError{r.Verdict}
 	}
 	return nil
 }
 
-// move sends a piece and waits until it has arrived.
-func (r *racer) move(arrived, piece []byte) error {
-	clear(arrived)
-	sent := make(chan error, 1)
-	started, cpu := time.Now(), cpuTime()
-	go func() {
-		_, err := r.from.Write(piece)
-		sent <- err
-	}()
-	_, err := io.ReadFull(r.to, arrived)
-	r.Seconds += time.Since(started).Seconds()
-	r.CPU += (cpuTime() - cpu).Seconds()
-	if err != nil {
-		return err
+// A verdictError is a demonstration that didn't go as it should.
+type verdictError struct{ text string }
+
+func (e *verdictError) Error() string { return e.text }
+
+var errQuit = errors.New("interrupted")
+
+// run moves the content over both transfers and lets happen what is planned.
+func (d *demo) run(ctx context.Context, v *view) error {
+	d.start(ctx)
+	defer context.AfterFunc(ctx, d.close)() // frees who reads and writes
+	plan := d.plan()
+	ticker := time.NewTicker(sampleInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case key := <-v.keys:
+			if key == 'q' || key == interruptKey {
+				return errQuit
+			}
+			d.press(ctx, key)
+		case <-ticker.C:
+		}
+		now := time.Since(d.began)
+		for len(plan) > 0 && now >= plan[0].at {
+			plan[0].act(ctx)
+			plan = plan[1:]
+		}
+		d.sample(now)
+		v.show(now)
+		if d.over(now, len(plan) > 0) {
+			return nil
+		}
 	}
-	return <-sent
 }
 
-// judge compares the digests and words the verdict.
-func (c *contest) judge() {
-	first, second := c.Racers[0], c.Racers[1]
-	c.Pass = c.wrong() == ""
-	if !c.Pass {
-		c.Verdict = "what arrived isn't what was sent"
+// A step is something that happens at a time.
+type step struct {
+	at  time.Duration
+	act func(context.Context)
+}
+
+func (d *demo) plan() []step {
+	f := d.flags
+	if f.mode == modeMigrate {
+		return []step{{f.cutAt, d.migrate}}
+	}
+	how := cuts[f.cut]
+	if how == linkemu.Up {
+		return nil
+	}
+	return []step{
+		{f.cutAt, func(ctx context.Context) { d.setLink(ctx, 0, how) }},
+		{f.cutAt + f.cutFor, func(ctx context.Context) { d.setLink(ctx, 0, linkemu.Up) }},
+	}
+}
+
+// press acts on a key.
+func (d *demo) press(ctx context.Context, key byte) {
+	i := int(key - '1')
+	if i < 0 || i >= len(d.links) {
 		return
 	}
-	c.Verdict = fmt.Sprintf("%v arrived whole over both, sha256 verified; %s moved it %.2f times as fast as %s",
-		size(c.Size), first.Name, second.Seconds/first.Seconds, second.Name)
-	if first.CPU > 0 && second.CPU > 0 {
-		c.Verdict += fmt.Sprintf(", with %.2f times its CPU time", first.CPU/second.CPU)
+	d.touched = true
+	to := linkemu.Up
+	if d.links[i].condition() == linkemu.Up {
+		to = cuts[d.flags.cut]
+		if to == linkemu.Up {
+			to = linkemu.Blackhole
+		}
 	}
+	d.setLink(ctx, i, to)
 }
 
-// wrong returns a digest that isn't the file's, or "".
-func (c *contest) wrong() string {
-	for _, r := range c.Racers {
-		if r.SHA256 != c.SHA256 {
-			return r.SHA256
-		}
+// lingering is how long plain TLS may be silent once TCPLS is through, if
+// nothing is planned that would help it.
+const lingering = 5 * time.Second
+
+// over reports whether there is nothing to wait for any more.
+func (d *demo) over(now time.Duration, planned bool) bool {
+	if !d.tcpls.ended() {
+		return false
 	}
-	return ""
+	if d.tls.ended() {
+		return true
+	}
+	if !planned && d.tls.silence(now) > lingering {
+		d.note(now, "plain TLS is given up")
+		return true
+	}
+	return false
 }
 
-func (c *contest) print(w io.Writer, asJSON bool) error {
-	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(c)
+// linkShapes are the two links as a flag: 30mbit/20ms,30mbit/60ms.
+type linkShapes [2]linkemu.Shape
+
+var bitUnits = map[string]float64{"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+
+// Set parses two links.
+func (l *linkShapes) Set(text string) error {
+	parts := strings.Split(text, ",")
+	if len(parts) != len(l) {
+		return fmt.Errorf("%q isn't two links such as 30mbit/20ms,30mbit/60ms", text)
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(table, "%s, %v, over loopback, congestion control %s\n\n", c.What, size(c.Size), cmp.Or(c.Control, "as the system has it"))
-	row := func(name string, cell func(*racer) string) {
-		fmt.Fprint(table, name)
-		for _, r := range c.Racers {
-			fmt.Fprint(table, "\t", cell(r))
+	for i, part := range parts {
+		shape, err := parseLink(part)
+		if err != nil {
+			return err
 		}
-		fmt.Fprintln(table)
+		l[i] = shape
 	}
-	row("", func(r *racer) string { return r.Name })
-	row("handshake", func(r *racer) string { return r.Facts })
-	row("handshake time", func(r *racer) string { return threeDigits(r.Handshake) + " ms" })
-	row("time", func(r *racer) string { return brief(seconds(r.Seconds)) })
-	row("rate", func(r *racer) string { return rate(c.Size, seconds(r.Seconds)) })
-	row("CPU for 1 GiB", func(r *racer) string {
-		if r.CPU == 0 {
-			return "unknown"
-		}
-		return threeDigits(r.CPU*(1<<30)/float64(c.Size)) + " s"
-	})
-	row("sha256", func(r *racer) string {
-		if r.SHA256 == c.SHA256 {
-			return "ok"
-		}
-		return "WRONG"
-	})
-	word := "PASS"
-	if !c.Pass {
-		word = "FAIL"
-	}
-	fmt.Fprintf(table, "\n%s  %s\n", word, c.Verdict)
-	return table.Flush()
+	return nil
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+func parseLink(text string) (shape linkemu.Shape, err error) {
+	bad := fmt.Errorf("%q isn't a rate and a delay such as 30mbit/20ms", text)
+	rate, delay, _ := strings.Cut(strings.ToLower(strings.TrimSpace(text)), "/")
+	digits := strings.TrimRight(rate, "kmgbit")
+	bits, ok := bitUnits[rate[len(digits):]]
+	value, err := strconv.ParseFloat(digits, 64)
+	if !ok || err != nil || strings.Trim(digits, "0123456789.") != "" {
+		return shape, bad
+	}
+	shape.Rate = int64(value * bits / 8)
+	if shape.Delay, err = time.ParseDuration(delay); err != nil {
+		return shape, bad
+	}
+	if bits := shape.Rate * 8; bits < 1e5 || bits > 1e10 || shape.Delay < 0 || shape.Delay > 5*time.Second {
+		return shape, fmt.Errorf("%q is out of bounds: 100kbit to 10gbit, 0s to 5s", text)
+	}
+	return shape, nil
+}
+
+// String is what Set takes.
+func (l *linkShapes) String() string {
+	var parts []string
+	for _, s := range l {
+		parts = append(parts, fmt.Sprintf("%gmbit/%v", float64(s.Rate)*8/1e6, s.Delay))
+	}
+	return strings.Join(parts, ",")
+}
+
+// Type names the flag's value in help texts.
+func (l *linkShapes) Type() string { return "links" }

@@ -99,8 +99,13 @@ func classify(err error) *failure {
 		path   *fs.PathError
 		status *statusError
 		digest *digestError
+		failed *verdictError
 	)
 	switch {
+	case errors.Is(err, errQuit):
+		return &failure{status: exitInterrupted, text: errQuit.Error()}
+	case errors.As(err, &failed):
+		return &failure{status: exitUnverified, text: failed.Error()}
 	case errors.As(err, &usage):
 		return &failure{exitUsage, usage.text, usage.hint}
 	case errors.As(err, &local):

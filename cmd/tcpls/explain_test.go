@@ -91,7 +91,7 @@ func TestUIKeepsTheBarLast(t *testing.T) {
 	u.say("one file is done")
 	u.draw("[=== ]")
 	u.draw("")
-	const clear = "\r\x1b[K"
+	const clear = "\r\x1b[J"
 	if want := "[==  ]" + clear + "one file is done\n[==  ]" + clear + "[=== ]" + clear; out.String() != want {
 		t.Errorf("\n got %q\nwant %q", out.String(), want)
 	}

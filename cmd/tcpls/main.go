@@ -24,7 +24,7 @@ const usage = `Usage:
     tcpls nc HOST:PORT
     tcpls nc -l ADDR
     tcpls check HOST:PORT [--json]
-    tcpls demo [--file F] [--size 60MB] [--json]
+    tcpls demo [--mode failover|migrate] [--cut blackhole|rst|close] [--report F]
     tcpls version
     tcpls completion bash|zsh|fish|powershell
 
@@ -33,7 +33,7 @@ const usage = `Usage:
     put         upload files
     nc          join stdin and stdout to one stream
     check       say in words what a server speaks
-    demo        move a file over TCPLS and over TLS, side by side
+    demo        download over TCPLS and over TLS while a link is cut
 
 Everywhere:
     --keylog F          append the TLS secrets to F, for Wireshark (also SSLKEYLOGFILE)

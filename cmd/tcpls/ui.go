@@ -10,14 +10,16 @@ package main
 //   - Messages are lower case and end without a full stop. An error says what
 //     was met and, on a line of its own, what to do about it.
 //   - Text from a peer is quoted, so that it can't steer the terminal.
-//   - A progress bar is drawn only on a terminal. Colour is one red word there,
-//     and none with NO_COLOR set. No output depends on either.
+//   - A progress bar, and the demo's picture, are drawn only on a terminal.
+//     Colour is one red word there, and none with NO_COLOR set. No output depends
+//     on either.
 
 import (
 	"bytes"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/term"
@@ -42,7 +44,8 @@ type ui struct {
 	mu    sync.Mutex
 	width func() int // of the terminal that err is, or nil
 	color bool
-	bar   string // the progress line on the screen
+	bar   string // the progress lines on the screen
+	raw   bool   // the terminal gives single keys, and leaves new lines to us
 }
 
 func newUI(in io.Reader, out, err *os.File) *ui {
@@ -64,8 +67,16 @@ func (u *ui) say(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
-	fmt.Fprintf(u.err, format+"\n", args...)
+	u.write(fmt.Sprintf(format+"\n", args...))
 	u.redraw()
+}
+
+// write writes to the terminal as it is set. The caller holds mu.
+func (u *ui) write(text string) {
+	if u.raw {
+		text = strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	io.WriteString(u.err, text)
 }
 
 // fail reports the error that ends the program.
@@ -80,7 +91,7 @@ func (u *ui) fail(f *failure) {
 	}
 }
 
-// draw replaces the progress line; an empty one removes it.
+// draw replaces the progress lines; an empty text removes them.
 func (u *ui) draw(bar string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -91,11 +102,53 @@ func (u *ui) draw(bar string) {
 
 func (u *ui) clear() {
 	if u.bar != "" {
-		io.WriteString(u.err, "\r\x1b[K")
+		up := ""
+		if lines := strings.Count(u.bar, "\n"); lines > 0 {
+			up = fmt.Sprintf("\x1b[%dA", lines)
+		}
+		u.write("\r" + up + "\x1b[J")
 	}
 }
 
-func (u *ui) redraw() { io.WriteString(u.err, u.bar) }
+func (u *ui) redraw() { u.write(u.bar) }
+
+// interruptKey is what a terminal that gives single keys makes of an interrupt.
+const interruptKey = 3
+
+// readKeys lets the terminal give single keys until restore is called. Without
+// a terminal to read from there are none. Its reader lives as long as the
+// process: nothing else reads the input.
+func (u *ui) readKeys() (keys <-chan byte, restore func()) {
+	f, ok := u.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func() {}
+	}
+	before, err := term.MakeRaw(int(f.Fd()))
+	if err != nil {
+		return nil, func() {}
+	}
+	u.setRaw(true)
+	c := make(chan byte)
+	go func() {
+		var key [1]byte
+		for {
+			if n, err := f.Read(key[:]); n == 0 || err != nil {
+				return
+			}
+			c <- key[0]
+		}
+	}()
+	return c, func() {
+		_ = term.Restore(int(f.Fd()), before) // nothing can be done about it
+		u.setRaw(false)
+	}
+}
+
+func (u *ui) setRaw(raw bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.raw = raw
+}
 
 // logWriter returns where log records go: to standard error, between the
 // progress line's drawings.

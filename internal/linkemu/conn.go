@@ -65,7 +65,6 @@ type conn struct {
 	near     *net.TCPConn
 	accepted time.Duration
 	done     chan struct{} // closed when nothing passes any more
-	drained  sync.WaitGroup
 
 	mu     sync.Mutex
 	far    *net.TCPConn

@@ -1,6 +1,7 @@
 package linkemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -98,12 +99,14 @@ func New(target string, down, up Shape) (*Link, error) {
 	if up, err = up.withDefaults(); err != nil {
 		return nil, err
 	}
-	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	ln, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	l := &Link{
-		target: target, listener: ln, began: time.Now(), changed: make(chan struct{}), conns: make(map[*conn]struct{}),
+		target: target, listener: ln.(*net.TCPListener), began: time.Now(), changed: make(chan struct{}), conns: make(map[*conn]struct{}),
 		up: wire{Shape: up}, down: wire{Shape: down},
 	}
 	l.wg.Go(l.accept)
@@ -208,13 +211,6 @@ func (l *Link) now() time.Duration {
 		now = l.frozen
 	}
 	return now.Sub(l.began) - l.lost
-}
-
-// moment returns the link's time.
-func (l *Link) moment() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.now()
 }
 
 // until waits for a moment of the link's time, and for the end of a blackhole.
