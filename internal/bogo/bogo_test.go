@@ -103,27 +103,37 @@ func writeResult(t *testing.T, result string) {
 	}
 }
 
-// A runner is the program that BoringSSL's tests are.
-type runner struct{ program, dir string }
+// A runner is the program that BoringSSL's tests are, and the shim for it.
+type runner struct{ program, dir, shim string }
 
+// buildRunner builds both programs. The shim is this test binary once more,
+// since some 15,000 processes with the race detector take far longer, to find
+// no race in their one goroutine.
 func buildRunner(t *testing.T, checkout string) *runner {
 	t.Helper()
-	r := &runner{filepath.Join(t.TempDir(), "runner.test"), filepath.Join(checkout, "ssl", "test", "runner")}
-	build := exec.Command("go", "test", "-c", "-o", r.program, ".")
-	build.Dir = r.dir
+	tmp := t.TempDir()
+	r := &runner{
+		program: filepath.Join(tmp, "runner.test"), dir: filepath.Join(checkout, "ssl", "test", "runner"),
+		shim: filepath.Join(tmp, "shim.test"),
+	}
+	buildTest(t, r.dir, r.program)
+	buildTest(t, ".", r.shim)
+	return r
+}
+
+// buildTest builds the test binary of the package in dir.
+func buildTest(t *testing.T, dir, program string) {
+	t.Helper()
+	build := exec.Command("go", "test", "-c", "-o", program, ".")
+	build.Dir = dir
 	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the runner in %s: %v\n%s", r.dir, err, out)
+		t.Fatalf("building the tests in %s: %v\n%s", dir, err, out)
 	}
-	return r
 }
 
 func (r *runner) run(t *testing.T, flags ...string) map[string]result {
 	t.Helper()
-	shim, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	config, err := filepath.Abs(configFile)
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +144,7 @@ func (r *runner) run(t *testing.T, flags ...string) map[string]result {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-5*time.Second))
 		defer cancel()
 	}
-	flags = append([]string{"-pipe", "-allow-unimplemented", "-shim-path", shim, "-shim-config", config}, flags...)
+	flags = append([]string{"-pipe", "-allow-unimplemented", "-shim-path", r.shim, "-shim-config", config}, flags...)
 	run := exec.CommandContext(ctx, r.program, flags...)
 	run.Dir = r.dir
 	run.Env = append(os.Environ(), shimVariable+"=1")
