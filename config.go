@@ -64,6 +64,15 @@ type Config struct {
 	// Default 8, at most 65,535; 1: no joins.
 	MaxPaths int
 
+	// MaxEarlyData is how many bytes of streams a server accepts as early data,
+	// and allows in the tickets that it gives. Early data can be replayed by
+	// an observer, to this process once at most; Stream.EarlyData tells which
+	// streams have some. Default 0: none; at most 1 MiB.
+	MaxEarlyData int
+	// ReplayStore tells a server's early data from a replay. Default: a
+	// register of this process for up to 65,536 uses in 20 seconds.
+	ReplayStore ReplayStore
+
 	// MaxStreams is how many streams the peer may have open at once. Default
 	// 1024, at most 2^29-1; negative: none (docs/protocol.md, 5.5).
 	MaxStreams int
@@ -177,6 +186,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"StreamRecvWindow", d.StreamRecvWindow, minWindow, d.StreamRecvMax},
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
+		{"MaxEarlyData", d.MaxEarlyData, 0, 1 << 20},
 		{"MaxPaths", d.MaxPaths, 1, 1<<16 - 1},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},

@@ -35,7 +35,7 @@ func Client(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 		_ = conn.Close() // never used
 		return nil, err
 	}
-	s, _, err := connect(ctx, conn, full, true, nil)
+	s, _, err := connect(ctx, conn, full, true, false, nil)
 	return s, err
 }
 
@@ -50,6 +50,14 @@ type Dialer struct {
 	// DialContext makes the connections instead of NetDialer, if it isn't nil,
 	// as for proxies. Local addresses of paths are then its own business.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// EarlyData makes Dial return at once where a ticket in
+	// Config.TLS.ClientSessionCache allows early data (RFC 8446, section 2.3):
+	// what streams write then travels with the ClientHello, and in the SYN with
+	// Config.FastOpen. An observer can send it to the server again, so use it
+	// only for what does no harm when done twice. What the server refuses is sent again after the
+	// handshake, once; Session.EarlyData tells. A handshake that fails ends
+	// the session, with the error that Dial would have returned.
+	EarlyData bool
 
 	mu       sync.Mutex
 	sessions map[string]*pooled
@@ -127,7 +135,7 @@ func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Conf
 	if err != nil {
 		return nil, nil, err
 	}
-	s, h, err := connect(ctx, conn, cfg, offer, d.paths(network, address, conn.RemoteAddr(), cfg))
+	s, h, err := connect(ctx, conn, cfg, offer, d.EarlyData, d.paths(network, address, conn.RemoteAddr(), cfg))
 	if err != nil && cfg.FastOpen && h.unconnected(err) {
 		ordinary := *cfg
 		ordinary.FastOpen = false
@@ -229,8 +237,8 @@ func prepareSocket(conn net.Conn, cfg *Config) error {
 }
 
 // connect runs a client's handshake over conn, which it owns.
-func connect(ctx context.Context, conn net.Conn, cfg *Config, offer bool, dial dialPath) (*Session, *handshake, error) {
-	h, err := clientHandshake(ctx, conn, cfg, offer)
+func connect(ctx context.Context, conn net.Conn, cfg *Config, offer, early bool, dial dialPath) (*Session, *handshake, error) {
+	h, err := clientHandshake(ctx, conn, cfg, offer, early)
 	if err == nil && !h.tcpls && cfg.Fallback == FallbackRefuse {
 		err = h.failed(fmt.Errorf("%w: server doesn't answer the offer", ErrNotTCPLS))
 	}

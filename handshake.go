@@ -27,6 +27,7 @@ type handshake struct {
 	roundTrip time.Duration // from our first bytes to the peer's first answer
 	early     []byte        // bytes read behind the handshake
 
+	greeting      *greeting // the session begins before the handshake is complete
 	tcpls         bool
 	peer          wire.Parameters
 	send, receive *record.Keys
@@ -35,10 +36,14 @@ type handshake struct {
 // minSendLimit is the smallest record_size_limit that frames fit in (protocol 4.5).
 const minSendLimit = 4096
 
-// clientHandshake runs a client's handshake, offering TCPLS if asked.
-func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer bool) (*handshake, error) {
+// clientHandshake runs a client's handshake, offering TCPLS if asked. With early
+// set, and a ticket that allows it, it returns a greeting instead.
+func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer, early bool) (*handshake, error) {
 	h := &handshake{client: true, conn: conn}
 	engineConfig := &tls13.Config{TLS: cfg.TLS, NetConn: conn}
+	if early && offer {
+		engineConfig.MaxEarlyData = 1
+	}
 	if offer {
 		engineConfig.Extension = wire.ExtensionType
 		engineConfig.Offer = wire.AppendOffer(nil)
@@ -52,6 +57,9 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer bool
 		return h, err
 	}
 	h.engine = engine
+	if early && offer && h.beginEarly() {
+		return h, nil
+	}
 	patience := cfg.HandshakeTimeout
 	if offer && cfg.Fallback == FallbackAllow {
 		patience /= 2 // leaves time to try without the extension
@@ -105,7 +113,7 @@ func lookUpToken(identity []byte) (*tls13.PSK, error) {
 // holds what it sent so far.
 func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byte) (*handshake, error) {
 	h := &handshake{conn: conn, heard: true}
-	engine, err := tls13.NewServer(&tls13.Config{
+	engineConfig := &tls13.Config{
 		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, LookupPSK: lookUpToken,
 		Answer: func(offer []byte) ([]byte, error) {
 			if ours, err := wire.ParseOffer(offer); err != nil || !ours {
@@ -113,7 +121,9 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 			}
 			return wire.AppendAnswer(nil, cfg.parameters()), nil
 		},
-	})
+	}
+	cfg.serverEarly(ctx, engineConfig)
+	engine, err := tls13.NewServer(engineConfig)
 	if err != nil {
 		return h, err
 	}
@@ -176,7 +186,11 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 	if h.engine.SendLimit() < minSendLimit {
 		return h.failed(fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.5)", h.engine.SendLimit(), minSendLimit))
 	}
-	h.send, h.receive = h.engine.TakeKeys()
+	if h.engine.EarlyData() {
+		h.acceptEarly()
+	} else {
+		h.send, h.receive = h.engine.TakeKeys()
+	}
 	return nil
 }
 
@@ -202,7 +216,7 @@ func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) erro
 				return h.transportError(err)
 			}
 		}
-		if h.engine.HandshakeComplete() {
+		if h.engine.HandshakeComplete() || h.engine.EarlyData() {
 			h.early = append([]byte(nil), (*in)[:have]...)
 			return nil
 		}

@@ -41,6 +41,7 @@ type Path struct {
 	queue    []*record.Chunk
 	written  int           // bytes of queue[0] that the socket took
 	flushing bool          // somebody writes to the socket
+	held     bool          // nothing may be sealed
 	endDue   bool          // send FIN once all is written
 	ended    bool          // FIN was sent, or the connection is gone
 	outDone  chan struct{} // closed when ended is set
@@ -102,9 +103,7 @@ const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 // moment.
 func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p := &Path{sess: s, id: id, conn: conn, maxContent: sendLimit, outDone: make(chan struct{})}
-	if io, ok := osnet.NewIO(conn); ok {
-		p.io = io
-	}
+	p.useIO()
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			p.raw = raw
@@ -117,6 +116,15 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p.in.fresh = true
 	p.noteStart()
 	return p
+}
+
+// useIO lets the path read and write its socket by system calls of its own,
+// except during a greeting: what is written first may have to open the
+// connection, which is the business of package net.
+func (p *Path) useIO() {
+	if io, ok := osnet.NewIO(p.conn); ok && !p.sess.holding.Load() {
+		p.io = io
+	}
 }
 
 // firstPath makes p the path of the session's handshake, on which the control

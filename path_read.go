@@ -144,7 +144,14 @@ func (p *Path) readLoop(early []byte) {
 	r.buf = r.from.get()
 	r.have = copy(*r.buf, early)
 	p.noteArrival()
-	err := p.process()
+	var err error
+	if p.sess.client && p.sess.greeting != nil {
+		err = p.greet()
+	}
+	failed := err != nil
+	if !failed {
+		err = p.process()
+	}
 	for {
 		// A Read that was woken is likely to come back for more.
 		p.release(err, r.woke)
@@ -156,6 +163,10 @@ func (p *Path) readLoop(early []byte) {
 	if r.buf != nil {
 		r.from.put(r.buf)
 		r.buf = nil
+	}
+	if failed {
+		p.fellThrough(err)
+		return
 	}
 	p.readFailed(err)
 }
@@ -221,6 +232,11 @@ func (p *Path) takeRecords() error {
 	defer p.sess.inMu.Unlock()
 	r := &p.in
 	for {
+		if p.sess.greeting != nil {
+			if err := p.greetClient(); err != nil {
+				return err
+			}
+		}
 		rec, err := r.nextRecord()
 		if err == nil && rec != nil && !r.direct.full(len(rec)) {
 			r.start += len(rec)
@@ -430,6 +446,12 @@ func (p *Path) ownRecord(content []byte, t record.Type) error {
 	case record.Alert:
 		return p.alert(content)
 	case record.Handshake:
+		if p.sess.greeting != nil {
+			if err := p.sess.engine.EarlyHandshake(content); err != nil {
+				return engineError(err)
+			}
+			return nil
+		}
 		if err := p.sess.engine.PostHandshake(content); err != nil {
 			return engineError(err)
 		}

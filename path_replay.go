@@ -47,7 +47,7 @@ func (s *Stream) moveOff(to *Path, lost bool) {
 // blocked reports whether new records have to wait. Those that could overtake
 // older ones on another path are few (protocol 9.6). The caller holds sendMu.
 func (s *Stream) blocked() bool {
-	return s.replayOn != nil || s.moved > 0 && !s.kept.ackedFrom(s.moved) && s.kept.len() >= maxHeld
+	return s.replayOn != nil || s.sess.holding.Load() || s.moved > 0 && !s.kept.ackedFrom(s.moved) && s.kept.len() >= maxHeld
 }
 
 func (p *Path) addReplay(s *Stream) {

@@ -111,7 +111,7 @@ func (p *Path) compose() error {
 func (p *Path) kick() {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	if p.ended || p.endDue || p.unsent.Load() >= maxUnsent {
+	if p.ended || p.endDue || p.held || p.unsent.Load() >= maxUnsent {
 		return // drain composes once the socket takes more
 	}
 	if err := p.compose(); err != nil {
@@ -209,6 +209,11 @@ func (p *Path) sealAlert(level, description byte) {
 	if p.ended || p.endDue {
 		return
 	}
+	if p.held { // between two keys: the end of the connection must do
+		p.endDue = true
+		p.flush()
+		return
+	}
 	_ = p.compose() // a key at its limit leaves only the end
 	c := p.reserve(2, false)
 	b := append(c.Next(2)[:record.HeaderLen], level, description)
@@ -277,7 +282,7 @@ func (p *Path) wakeGate() {
 
 // catchUp composes what became due while the queue was full.
 func (p *Path) catchUp() {
-	if p.endDue || p.ended || p.unsent.Load() >= maxUnsent {
+	if p.endDue || p.ended || p.held || p.unsent.Load() >= maxUnsent {
 		return
 	}
 	if err := p.compose(); err != nil {

@@ -49,14 +49,12 @@ type Session struct {
 	plain    *Stream // the only stream to a peer that doesn't speak TCPLS
 	plainOut bool    // it was handed out; guarded by mu
 
+	opening
+
 	switchMu sync.Mutex
 	dial     dialPath // nil: a server, or the application brings connections
 
-	inMu         sync.Mutex
-	keyed        bool   // the client's PARAMETERS have arrived
-	spread       bool   // the session has had more than one path
-	controlNext  uint64 // number of the control context's next record
-	controlEpoch uint64 // of that record
+	incoming
 
 	mu      sync.Mutex
 	cond    sync.Cond
@@ -82,6 +80,15 @@ type Session struct {
 	counters     counters
 }
 
+// incoming is what is known of the records that arrive, on whatever path.
+type incoming struct {
+	inMu         sync.Mutex
+	keyed        bool   // the client's PARAMETERS have arrived
+	spread       bool   // the session has had more than one path
+	controlNext  uint64 // number of the control context's next record
+	controlEpoch uint64 // of that record
+}
+
 // A ConnectionState tells what was negotiated.
 type ConnectionState struct {
 	// TLS holds the facts of the handshake. Its ExportKeyingMaterial method
@@ -102,6 +109,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
 	s.init()
+	s.holding.Store(h.greeting != nil && h.client) // for newPath
 	s.keys.init(h.send, h.receive, cfg.RekeyAfter)
 	p := newPath(s, 0, conn, h.engine.SendLimit())
 	p.firstPath()
@@ -119,10 +127,20 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 		s.keyed = true
 	}
 	s.startTimer()
+	s.holding.Store(false)
+	if h.greeting != nil {
+		s.greeted = &h.peer
+		s.startGreeting(h.greeting, p)
+	} else if !s.client {
+		s.giveTickets(p)
+	}
 	if !s.client && cfg.MaxPaths > 1 {
 		s.giveTokens()
 	}
-	if s.client {
+	switch {
+	case s.client && s.greeting != nil:
+		time.AfterFunc(earlyPatience, s.kick) // sooner with the first bytes of a stream
+	case s.client:
 		p.kick() // before anything that was received is answered (protocol 2.4)
 	}
 	go p.readLoop(h.early)
@@ -200,7 +218,12 @@ func (s *Session) broadcast() {
 }
 
 // ConnectionState returns what was negotiated.
-func (s *Session) ConnectionState() ConnectionState { return s.state }
+// Before a handshake with early data is complete, it tells what is assumed.
+func (s *Session) ConnectionState() ConnectionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
 
 // ExportKeyingMaterial derives a secret that both ends share (RFC 8446, section
 // 7.5), length bytes long. It fails for lengths that TLS can't express, and

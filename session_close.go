@@ -111,6 +111,9 @@ func (s *Session) setCause(err error) bool {
 	streams := s.streams()
 	s.recovered()
 	s.forgetTokens()
+	if s.early == EarlyDataPending && s.greeting != nil {
+		s.greeting.timer.Stop()
+	}
 	for _, p := range s.livePaths() {
 		if p.watch.timer != nil {
 			p.watch.timer.Stop()
@@ -313,6 +316,7 @@ func (s *Session) Close() error {
 		<-s.life.done
 		return nil
 	}
+	_ = s.Handshake(ctx) // without it nothing is acknowledged
 	flushed := s.awaitAcknowledged(ctx)
 	wasOpen := s.setCause(ErrSessionClosed)
 	if wasOpen {

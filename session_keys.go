@@ -81,6 +81,9 @@ func (s *Session) receiveEpoch(p *Path, ctx *record.Context, epoch *uint64, to u
 // before the current ones.
 func (s *Session) nextEpoch(p *Path) error {
 	k := &s.keys
+	if s.greeting != nil {
+		return violation(wire.CodeKeyUpdate, "KEY_UPDATE with early data")
+	}
 	if s.lags(p, k.receiveEpoch) {
 		return violation(wire.CodeKeyUpdate, "KEY_UPDATE to epoch %d before all contexts have left epoch %d", k.receiveEpoch+1, k.receiveEpoch-1)
 	}
@@ -177,7 +180,7 @@ func (s *Session) keyRequested(epoch uint64) error {
 // before has ended. The caller holds no lock.
 func (s *Session) updateKeysIfDue() {
 	s.mu.Lock()
-	if !s.keys.wanted.Load() || s.ended() || !s.epochSettled() {
+	if !s.keys.wanted.Load() || s.ended() || s.early == EarlyDataPending || !s.epochSettled() {
 		s.mu.Unlock()
 		return
 	}
@@ -296,6 +299,9 @@ func (p *Path) sealEpoch(s *Stream) error {
 func (s *Session) UpdateKeys(ctx context.Context) error {
 	if s.plain != nil {
 		return ErrNotTCPLS
+	}
+	if err := s.Handshake(ctx); err != nil {
+		return err
 	}
 	stop := context.AfterFunc(ctx, s.broadcast)
 	defer stop()

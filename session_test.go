@@ -45,7 +45,7 @@ var testCertificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 func newTestConfigs() (client, server *Config) {
 	cert, pool := testCertificate()
 	return &Config{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}, ReconnectFor: -1, MaxPaths: 1},
-		&Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}}, ReconnectFor: -1, MaxPaths: 1}
+		&Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}, ReconnectFor: -1, MaxPaths: 1}
 }
 
 // newTCPPair returns both ends of a session over a loopback connection.

@@ -80,6 +80,7 @@ type streamRecv struct {
 	fin          bool  // the peer's end has arrived
 	recvErr      error
 	readClosed   bool // nobody here will read more
+	cameEarly    bool // some of it as early data
 	recvEnded    bool // nothing more can arrive; set under inMu too
 	win          window
 	readDeadline deadline

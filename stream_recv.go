@@ -79,6 +79,11 @@ func (s *Stream) dropRead() {
 func (s *Stream) count(n int) error {
 	s.newBytes += n
 	s.newRecords++
+	if g := s.sess.greeting; g != nil {
+		if err := g.arrivedEarly(n); err != nil {
+			return err
+		}
+	}
 	if n > 0 && !s.sess.arrived(n) {
 		return violation(wire.CodeFlowControl, "more bytes than the session's credit")
 	}
@@ -97,6 +102,7 @@ func (s *Stream) arrived(p *Path, into destination, n int) {
 	s.recvMu.Lock()
 	defer s.recvMu.Unlock()
 	s.opening = false
+	s.cameEarly = s.cameEarly || s.sess.greeting != nil
 	switch {
 	case into == intoRead:
 		p.in.direct.n += n

@@ -200,6 +200,10 @@ func (s *Stream) introduce() {
 	for s.sealing {
 		s.sendCond.Wait()
 	}
+	if s.sess.holding.Load() {
+		s.introDue = true
+		return
+	}
 	if !s.introduced.Load() && s.sendErr == nil && !s.sess.ended() {
 		err := s.sealed(func(p *Path) error {
 			return p.sealTail(s, func(b []byte) []byte { return b })
@@ -214,7 +218,7 @@ func (s *Stream) settleSending() {
 	if s.finSent || s.reset {
 		s.epochDue = false // no record will follow
 	}
-	for !s.sealing && s.replayOn == nil && !s.reset && !s.sess.ended() {
+	for !s.sealing && s.replayOn == nil && !s.reset && !s.sess.holding.Load() && !s.sess.ended() {
 		switch {
 		case s.introDue:
 			s.introDue = false

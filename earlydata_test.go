@@ -1,0 +1,206 @@
+package tcpls
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+// An earlyWorld is a server that takes early data, and a client's dialer with
+// a cache for its tickets.
+type earlyWorld struct {
+	inner    *memnet.Listener
+	listener *Listener
+	dialer   *Dialer
+	client   *Config
+	server   *Config
+}
+
+func newEarlyWorld(t testing.TB, change func(client, server *Config)) *earlyWorld {
+	t.Helper()
+	w := &earlyWorld{inner: memnet.Listen(wideLink)}
+	w.client, w.server = newTestConfigs()
+	w.client.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	w.server.TLS.SessionTicketsDisabled = false
+	w.server.MaxEarlyData = 16 << 10
+	w.server.ReplayStore = &strikeRegister{}
+	if change != nil {
+		change(w.client, w.server)
+	}
+	var err error
+	if w.listener, err = NewListener(w.inner, w.server); err != nil {
+		t.Fatal(err)
+	}
+	w.dialer = &Dialer{Config: w.client, EarlyData: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return w.inner.Dial(ctx)
+	}}
+	t.Cleanup(func() { _ = w.listener.Close() })
+	return w
+}
+
+func (w *earlyWorld) dial(t testing.TB) *Session {
+	t.Helper()
+	s, err := w.dialer.Dial(context.Background(), "tcp", "localhost:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (w *earlyWorld) accept(t testing.TB) *Session {
+	t.Helper()
+	s, err := w.listener.Accept(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// visit makes a session that leaves the client with tickets.
+func (w *earlyWorld) visit(t testing.TB) {
+	t.Helper()
+	c := w.dial(t)
+	s := w.accept(t)
+	if c.EarlyData() != EarlyDataNone {
+		t.Fatalf("early data without a ticket: %v", c.EarlyData())
+	}
+	if _, err := c.Ping(t.Context()); err != nil { // the tickets were sent before
+		t.Fatal(err)
+	}
+	closeBoth(t, c, s)
+}
+
+func closeBoth(t testing.TB, c, s *Session) {
+	t.Helper()
+	var both sync.WaitGroup
+	var ce, se error
+	both.Go(func() { ce = c.Close() })
+	both.Go(func() { se = s.Close() })
+	both.Wait()
+	for _, err := range []error{ce, se} {
+		var closed *SessionError
+		if err != nil && !errors.As(err, &closed) {
+			t.Errorf("Close: %v", err)
+		}
+	}
+}
+
+// request sends a request of n bytes early and wants it back, and returns when
+// that came, after the dialing of the connection.
+func (w *earlyWorld) request(t *testing.T, n int, want EarlyData) time.Duration {
+	t.Helper()
+	began := time.Now()
+	c := w.dial(t)
+	if c.EarlyData() != EarlyDataPending {
+		t.Fatalf("after Dial with a ticket: %v", c.EarlyData())
+	}
+	st, err := c.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := testBytes(7, n)
+	mustWrite(t, st, data)
+	if err := st.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	s := w.accept(t)
+	served, err := s.AcceptStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, "the request", served, data)
+	wantEOF(t, "the request", served)
+	if early := served.EarlyData(); early != (want == EarlyDataAccepted) {
+		t.Errorf("the stream says %v of early data", early)
+	}
+	mustWrite(t, served, data)
+	if err := served.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, "the answer", st, data)
+	took := time.Since(began)
+	wantEOF(t, "the answer", st)
+	if err := errors.Join(c.Handshake(t.Context()), s.Handshake(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if c.EarlyData() != want {
+		t.Errorf("early data was %v, want %v", c.EarlyData(), want)
+	}
+	for _, end := range []*Session{c, s} {
+		if state := end.ConnectionState(); !state.TLS.HandshakeComplete || !state.TCPLS {
+			t.Errorf("state after the handshake: %+v", state)
+		}
+	}
+	// The session goes on like any other.
+	a, b := openStream(t, c, s)
+	mustWrite(t, a, testBytes(8, 300_000))
+	wantRead(t, "later, upwards", b, testBytes(8, 300_000))
+	mustWrite(t, b, testBytes(9, 300_000))
+	wantRead(t, "later, downwards", a, testBytes(9, 300_000))
+	closeBoth(t, c, s)
+	return took
+}
+
+// An accepted request is answered one round trip after the connection is
+// there; a refused one is sent again, once, and costs one more.
+func TestEarlyData(t *testing.T) {
+	const roundTrip = 2 * 20 * time.Millisecond
+	for _, n := range []int{1, 5000, 16 << 10} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newEarlyWorld(t, nil)
+			w.visit(t)
+			took := w.request(t, n, EarlyDataAccepted) - roundTrip // of TCP
+			if took > roundTrip*3/2 {
+				t.Errorf("%d bytes there and back took %v with early data, a round trip is %v", n, took, roundTrip)
+			}
+			// The second ticket of the visit, and what the last session left.
+			w.request(t, n, EarlyDataAccepted)
+			w.request(t, n, EarlyDataAccepted)
+		})
+	}
+}
+
+func TestEarlyDataRefused(t *testing.T) {
+	for name, change := range map[string]func(w *earlyWorld){
+		"another configuration": func(w *earlyWorld) { w.listener.cfg.MaxStreams++ },
+		"a replay store that knows everything": func(w *earlyWorld) {
+			w.listener.cfg.ReplayStore = storeFunc(func() (bool, error) { return false, nil })
+		},
+		"a replay store that fails": func(w *earlyWorld) {
+			w.listener.cfg.ReplayStore = storeFunc(func() (bool, error) { return true, errors.New("unreachable") })
+		},
+		"no early data any more": func(w *earlyWorld) { w.listener.cfg.MaxEarlyData = 0 },
+		"other ticket keys": func(w *earlyWorld) {
+			w.listener.cfg.TLS.SetSessionTicketKeys([][32]byte{{1}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newEarlyWorld(t, nil)
+				w.visit(t)
+				change(w)
+				w.request(t, 10_000, EarlyDataRefused)
+			})
+		})
+	}
+}
+
+type storeFunc func() (bool, error)
+
+func (f storeFunc) Once(context.Context, [32]byte, time.Time) (bool, error) { return f() }
+
+// What a ticket doesn't allow early waits for the handshake.
+func TestEarlyDataIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newEarlyWorld(t, func(_, server *Config) { server.MaxEarlyData = 4 << 10 })
+		w.visit(t)
+		w.request(t, 100_000, EarlyDataAccepted)
+	})
+}
