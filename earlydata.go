@@ -2,6 +2,7 @@ package tcpls
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -510,7 +511,19 @@ const (
 
 // processStrikes is the register of all servers of this process that don't
 // name their own.
-var processStrikes strikeRegister
+var processStrikes processRegister
+
+type processRegister struct {
+	register strikeRegister
+	once     sync.Once
+	id       [16]byte
+}
+
+// life is the same as long as the process lives.
+func (r *processRegister) life() []byte {
+	r.once.Do(func() { _, _ = rand.Read(r.id[:]) }) // it never fails
+	return r.id[:]
+}
 
 // serverEarly adds to a server's configuration of the engine that it takes
 // early data.
@@ -522,7 +535,9 @@ func (c *Config) serverEarly(ctx context.Context, e *tls13.Config) {
 	e.EarlyContext = wire.AppendAnswer(nil, c.parameters())
 	store := c.ReplayStore
 	if store == nil {
-		store = &processStrikes
+		// Tickets of an earlier life of the process, whose register is lost,
+		// don't allow early data.
+		store, e.EarlyContext = &processStrikes.register, append(e.EarlyContext, processStrikes.life()...)
 	}
 	e.FirstUse = func(id []byte, until time.Time) bool {
 		var key [32]byte

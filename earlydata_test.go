@@ -30,7 +30,6 @@ func newEarlyWorld(t testing.TB, change func(client, server *Config)) *earlyWorl
 	w.client.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	w.server.TLS.SessionTicketsDisabled = false
 	w.server.MaxEarlyData = 16 << 10
-	w.server.ReplayStore = &strikeRegister{}
 	if change != nil {
 		change(w.client, w.server)
 	}
