@@ -256,8 +256,38 @@ func TestTotalLifetime(t *testing.T) {
 	}
 }
 
-// offeredTicket is the identity in a client's first flight, nil if none.
+// TestStatedAge has tickets come and go within fractions of milliseconds. A
+// client must not state more than their age: GnuTLS refuses early data then.
+func TestStatedAge(t *testing.T) {
+	for _, test := range []struct {
+		came, later time.Duration
+		want        uint32
+	}{
+		{0, 0, 0},
+		{900 * time.Microsecond, 200 * time.Microsecond, 0},
+		{900 * time.Microsecond, 1099 * time.Microsecond, 1},
+		{1, 5*time.Millisecond - 1, 4},
+		{1, 5 * time.Millisecond, 5},
+	} {
+		w := newWorld()
+		w.now = w.now.Add(test.came)
+		w.meet(t)
+		w.now = w.now.Add(test.later)
+		offered := offeredIdentity(t, mustClient(t, w.client))
+		state := must(mustServer(t, w.server).openTicket(offered.identity))
+		if got := offered.age - state.ageAdd; got != test.want {
+			t.Errorf("after %v: %d ms, want %d", test.later, got, test.want)
+		}
+	}
+}
+
+// offeredTicket is the ticket in a client's first flight, nil if none.
 func offeredTicket(t testing.TB, c *Conn) []byte {
+	t.Helper()
+	return offeredIdentity(t, c).identity
+}
+
+func offeredIdentity(t testing.TB, c *Conn) pskIdentity {
 	t.Helper()
 	var raw []byte
 	for _, rec := range splitRecords(c.Output()) {
@@ -268,9 +298,9 @@ func offeredTicket(t testing.TB, c *Conn) []byte {
 	hello := must(parseClientHello(raw[messageHeadLen:], c.cfg.Extension))
 	o := must(parseOffer(hello.extensions, c.cfg.Extension))
 	if o.psk == nil {
-		return nil
+		return pskIdentity{}
 	}
-	return o.psk.identities[0].identity
+	return o.psk.identities[0]
 }
 
 // TestEachTicketOnce lets many clients start at once; no two offer the same

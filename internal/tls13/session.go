@@ -61,8 +61,9 @@ func (s *session) encode() []byte {
 	b = appendVector(b, 2, s.ticket)
 	b = binary.BigEndian.AppendUint16(b, s.suite.ID)
 	b = appendVector(b, 1, s.secret)
-	b = binary.BigEndian.AppendUint64(b, uint64(s.since.UnixMilli()))
-	b = binary.BigEndian.AppendUint64(b, uint64(s.created.UnixMilli()))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.since.UnixNano()))
+	// Rounded down, it would let a client state an age above the server's own.
+	b = binary.BigEndian.AppendUint64(b, uint64(s.created.UnixNano()))
 	b = binary.BigEndian.AppendUint32(b, uint32(s.lifetime/time.Second))
 	b = binary.BigEndian.AppendUint32(b, s.ageAdd)
 	b = binary.BigEndian.AppendUint32(b, s.maxEarly)
@@ -111,7 +112,7 @@ func parseSession(entry []byte) (*session, error) {
 		v.isClient && (sendLimit < minRecordSizeLimit-1 || sendLimit > record.MaxPlaintext) {
 		return nil, errSession
 	}
-	v.since, v.created = time.UnixMilli(int64(since)), time.UnixMilli(int64(created))
+	v.since, v.created = time.Unix(0, int64(since)), time.Unix(0, int64(created))
 	v.lifetime, v.sendLimit = time.Duration(lifetime)*time.Second, int(sendLimit)
 	v.protocol, v.serverName = string(protocol), string(serverName)
 	if hasOwn {
