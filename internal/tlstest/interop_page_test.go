@@ -27,8 +27,9 @@ this table writes it too:
     go test ./internal/tlstest -run Interop -write-interop
 
 and without the flag fails if something doesn't work that the table says works. Every cell stands for at least one connection
-whose certificates were verified, which carried data there and back, and which both ends ended by close_notify. A column is a program
-in the role that it played; a number is a reason why a program can't show something, told below.
+whose certificates were verified, which carried data there and back, and which both ends ended by close_notify; "every" means
+each that the program can be told to use. A column is a program in the role that it played; a number is the reason, told below, why
+it can't show something.
 
 `
 

@@ -1,6 +1,7 @@
 package tlstest_test
 
 import (
+	"cmp"
 	"crypto/tls"
 	"os"
 	"path/filepath"
@@ -52,14 +53,15 @@ const (
 	ourLimit    special = "record_size_limit, by us"
 	theirLimit  special = "record_size_limit, by the program"
 	// These take a second connection.
-	resume     special = "resumption"
-	early      special = "0-RTT"
-	earlyRetry special = "0-RTT, refused by a HelloRetryRequest"
+	resume      special = "resumption"
+	resumeRetry special = "resumption after a HelloRetryRequest"
+	early       special = "0-RTT"
+	earlyRetry  special = "0-RTT, refused by a HelloRetryRequest"
 )
 
-func (s special) resumes() bool { return s == resume || s == early || s == earlyRetry }
+func (s special) resumes() bool { return s == resume || s == resumeRetry || s.isEarly() }
 func (s special) isEarly() bool { return s == early || s == earlyRetry }
-func (s special) retries() bool { return s == retry || s == earlyRetry }
+func (s special) retries() bool { return s == retry || s == resumeRetry || s == earlyRetry }
 
 // protocol is what alpn agrees on.
 const protocol = "http/1.1"
@@ -119,10 +121,20 @@ func features() (all []feature) {
 	all = append(all, feature{string(retry), []terms{
 		{group: p256, special: retry}, {group: p384, special: retry}, {group: p521, special: retry},
 	}})
-	for _, s := range []special{alpn, ourUpdate, theirUpdate, ourLimit, theirLimit, resume, early} {
+	for _, s := range []special{alpn, ourUpdate, theirUpdate, ourLimit, theirLimit} {
 		all = append(all, feature{string(s), []terms{{special: s}}})
 	}
-	return append(all, feature{string(earlyRetry), []terms{{group: p384, special: earlyRetry}}})
+	for _, s := range []special{resume, early} {
+		f := feature{string(s) + ", with every suite", []terms{{special: s}}}
+		for _, suite := range suites {
+			f.terms = append(f.terms, terms{suite: suite, special: s})
+		}
+		all = append(all, f)
+	}
+	for _, s := range []special{resumeRetry, earlyRetry} {
+		all = append(all, feature{string(s), []terms{{group: p384, special: s}}})
+	}
+	return append(all, feature{"resumption with a client certificate", []terms{{clientKey: outside.P256, special: resume}}})
 }
 
 // A peer is a program in one role: a column of the table.
@@ -160,6 +172,7 @@ type room struct {
 	authority *outside.Authority
 	leaves    map[string]*outside.Leaf // by kind of key
 	nssDB     string                   // a database for NSS, if its programs are the peer
+	node      *outside.Process         // testdata/peer.js, if Node.js is
 }
 
 func newRoom(t *testing.T) *room {
@@ -294,13 +307,13 @@ func (p *peer) hold(m *meeting) {
 	if p.client != nil {
 		s := serveEngine(m.T, m.serverConfig(), tlstest.Behaviour{KeyUpdate: m.special == ourUpdate})
 		p.client(m, s)
-		want := append(m.facts(false), ": closed")
+		also := []string{": closed"}
 		if m.clientKey != "" {
-			want = append(want, "peer=", m.clientKey)
+			also = append(also, "peer=", m.clientKey)
 		}
-		s.said(want...)
+		s.said(append(m.facts(false), also...)...)
 		if m.special.resumes() {
-			s.said(append(m.facts(true), ": closed")...)
+			s.said(append(m.facts(true), also...)...)
 		}
 		return
 	}
@@ -393,7 +406,7 @@ func (p *peer) show(t *testing.T, r *room, f feature, results *results) {
 	var reason string
 	for _, terms := range f.terms {
 		if why := p.lacks(t, terms); why != "" {
-			reason = why
+			reason = cmp.Or(reason, why)
 			continue
 		}
 		held++

@@ -2,8 +2,7 @@ package tlstest_test
 
 import (
 	"encoding/json"
-	"net"
-	"path/filepath"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,8 +11,11 @@ import (
 	"github.com/go-tcpls/tcpls/internal/tlstest/outside"
 )
 
+// Node.js takes long to start, so that one process of each role makes all its
+// ends.
+
 var nodeClient = &peer{
-	name: "Node.js client", programs: []string{"node"}, version: nodeVersion, lacks: nodeLacks,
+	name: "Node.js client", programs: []string{"node"}, version: nodeVersion, prepare: nodePrepare, lacks: nodeLacks,
 	client: func(m *meeting, s *served) {
 		port, err := strconv.Atoi(s.port)
 		if err != nil {
@@ -21,35 +23,40 @@ var nodeClient = &peer{
 		}
 		o := m.nodeOptions(m.own(), m.clientGroups())
 		o["host"], o["port"], o["servername"], o["ca"] = "127.0.0.1", port, "localhost", m.authority.File
+		o["line"], o["connections"] = m.line()+"\n", 1
+		want := []string{fmt.Sprint("received=", len(m.line())+1)}
 		if m.special.resumes() {
-			o["saveSession"] = filepath.ToSlash(filepath.Join(m.TempDir(), "session"))
-			first := m.node(o)
-			first.WaitFor("has a session")
-			m.echoed(first, m.line())
-			o["session"] = o["saveSession"]
+			o["connections"] = 2
+			want = append(want, "resumed=true")
 		}
-		p := m.node(o)
-		said := p.WaitFor("connected")
 		if m.special == alpn {
-			mustContain(m.T, "node", said, "protocol: "+protocol)
+			want = append(want, "protocol="+protocol)
 		}
-		m.echoed(p, m.line())
+		mustContain(m.T, "node", m.tellNode(o).WaitFor("done"), want...)
 	},
 }
 
 var nodeServer = &peer{
-	name: "Node.js server", programs: []string{"node"}, version: nodeVersion, lacks: nodeLacks,
+	name: "Node.js server", programs: []string{"node"}, version: nodeVersion, prepare: nodePrepare, lacks: nodeLacks,
 	server: func(m *meeting) (addr string, talk func(*tlstest.Conn)) {
 		o := m.nodeOptions(m.leaf(), []group{m.group})
 		if m.own() != nil {
 			o["requestCert"], o["ca"] = true, m.authority.File
 		}
-		addr = m.node(o).WaitFor("listening on ")
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			m.Fatal(err)
-		}
-		return addr, m.echoes(same)
+		return m.tellNode(o).WaitFor("listening on "), m.echoes(same)
 	},
+}
+
+func nodePrepare(t *testing.T, r *room) { r.node = outside.Start(t, "node", "testdata/peer.js") }
+
+// tellNode has testdata/peer.js make one end.
+func (m *meeting) tellNode(options map[string]any) *outside.Process {
+	line, err := json.Marshal(options)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.node.For(m.T).Say(string(line))
+	return m.node
 }
 
 func nodeVersion(t *testing.T) string {
@@ -86,13 +93,4 @@ func (m *meeting) nodeOptions(cert *outside.Leaf, groups []group) map[string]any
 		o["ALPNProtocols"] = []string{protocol}
 	}
 	return o
-}
-
-// node runs testdata/peer.js.
-func (m *meeting) node(options map[string]any) *outside.Process {
-	arg, err := json.Marshal(options)
-	if err != nil {
-		m.Fatal(err)
-	}
-	return outside.Start(m.T, "node", "testdata/peer.js", string(arg))
 }

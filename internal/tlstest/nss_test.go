@@ -19,8 +19,11 @@ var nssPrograms = []string{"certutil", "pk12util", "openssl"}
 var nssClient = &peer{
 	name: "NSS tstclnt", programs: append([]string{"tstclnt"}, nssPrograms...), version: nssVersion, prepare: nssPrepare,
 	lacks: func(t *testing.T, m terms) string {
-		if m.special == alpn {
+		switch {
+		case m.special == alpn:
 			return "tstclnt doesn't offer protocols."
+		case m.special.resumes() && m.suite.name != "":
+			return "tstclnt aborts when it is told both suites and a second connection."
 		}
 		return nssLacks(t, m)
 	},

@@ -44,7 +44,7 @@ func Need(t testing.TB, program string) {
 }
 
 // patience is how long a program may take for everything.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // A Process is a running program. Its methods may be called from several
 // goroutines, but those that fail the test only from the test's own.
@@ -64,7 +64,7 @@ type Process struct {
 	over    bool
 }
 
-// Start runs a program until it ends, the test does, or two minutes are over.
+// Start runs a program until it ends, the test does, or five minutes are over.
 func Start(t testing.TB, program string, args ...string) *Process {
 	t.Helper()
 	Need(t, program)
@@ -118,6 +118,13 @@ func (o output) Write(b []byte) (int, error) {
 	}
 	o.p.changed.Broadcast()
 	return len(b), nil
+}
+
+// For makes t, a subtest of the one that started the program, the test that
+// fails when a method does.
+func (p *Process) For(t testing.TB) *Process {
+	p.t = t
+	return p
 }
 
 // Output returns what the program has written so far, stdout and stderr.
