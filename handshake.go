@@ -102,6 +102,9 @@ func lookUpToken(identity []byte) (*tls13.PSK, error) {
 		return nil, nil
 	}
 	s := i.session
+	if s.full() { // told while there is somebody to tell; its token stays good
+		return nil, s.errFull()
+	}
 	secret, err := s.tokenSecret(identity)
 	if err != nil {
 		return nil, err
@@ -259,6 +262,9 @@ func (h *handshake) transportError(err error) error {
 // the handshake failed.
 const lingerTime = 500 * time.Millisecond
 
+// limitEnd gives a connection lingerTime for its last words.
+func limitEnd(conn net.Conn) { _ = conn.SetDeadline(time.Now().Add(lingerTime)) }
+
 // failed sends the alert that is due. Bytes of the peer that nobody read would
 // turn the close into a reset, which could overtake the alert.
 func (h *handshake) failed(err error) error {
@@ -266,7 +272,7 @@ func (h *handshake) failed(err error) error {
 		return err
 	}
 	h.engine.Fail(err)
-	_ = h.conn.SetDeadline(time.Now().Add(lingerTime))
+	limitEnd(h.conn)
 	if out := h.engine.Output(); len(out) > 0 {
 		if _, werr := h.conn.Write(out); werr == nil {
 			linger(h.conn)

@@ -226,8 +226,7 @@ func (p *Path) readFailed(err error) {
 	var malformed *wire.Error
 	switch {
 	case errors.As(err, &broken) && !s.ended() && s.survives(p):
-		p.sealAlert(levelFatal, broken.alert)
-		p.fail(err)
+		s.pathBroken(p, broken.alert, &PathError{Path: p.ID(), Op: "read", Err: err})
 	case errors.As(err, &coded), errors.As(err, &malformed), errors.As(err, &broken):
 		s.end(err)
 		p.drainInput()

@@ -282,6 +282,13 @@ func (s *Session) returnToken(t token) {
 	s.cond.Broadcast()
 }
 
+// full reports whether the client has as many paths as it may.
+func (s *Session) full() bool { return len(s.livePaths()) >= s.cfg.MaxPaths }
+
+func (s *Session) errFull() error {
+	return fmt.Errorf("tcpls: client opens more than %d paths", s.cfg.MaxPaths)
+}
+
 // joined makes a path of a connection whose client has proved that it belongs
 // to the session of a token.
 func joined(conn net.Conn, h *handshake) error {
@@ -297,10 +304,10 @@ func joined(conn net.Conn, h *handshake) error {
 			break
 		}
 	}
-	full := len(s.livePaths()) >= s.cfg.MaxPaths
+	full := s.full()
 	s.mu.Unlock()
 	if full {
-		return fmt.Errorf("tcpls: client opens more than %d paths", s.cfg.MaxPaths)
+		return s.errFull()
 	}
 	if !s.addPath(newPath(s, i.path, conn, h.engine.SendLimit()), h.early) {
 		return s.cause()

@@ -3,6 +3,7 @@ package tcpls
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -192,14 +193,41 @@ func (s *Session) recovered() {
 // pathFailed ends p for good, and the session with it if nothing else can
 // carry it. The caller holds no lock.
 func (s *Session) pathFailed(p *Path, err error) {
-	s.mu.Lock()
-	if p.state == PathClosed {
-		s.mu.Unlock()
+	if s.lose(p) {
+		p.abandon()
+		s.goOn(p, err)
+	}
+}
+
+// pathBroken is pathFailed for a peer that is told the reason by an alert, the
+// path's last record. The session goes on at once; the alert has lingerTime to
+// be written and read. It runs at the end of the path's reader.
+func (s *Session) pathBroken(p *Path, alert byte, err error) {
+	p.sealAlert(levelFatal, alert)
+	p.gone.Store(true)
+	if !s.lose(p) {
 		return
 	}
-	s.dropPath(p)
-	s.mu.Unlock()
+	s.goOn(p, err)
+	limitEnd(p.conn)
+	<-p.outDone
+	_, _ = io.CopyN(io.Discard, p.conn, 256<<10) // as linger does, which has the reason
 	p.abandon()
+}
+
+// lose takes p out of the session, and reports whether it was in it.
+func (s *Session) lose(p *Path) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.state == PathClosed {
+		return false
+	}
+	s.dropPath(p)
+	return true
+}
+
+// goOn goes on without p, which was lost because of err.
+func (s *Session) goOn(p *Path, err error) {
 	if s.ended() {
 		return // its reader says farewell
 	}

@@ -45,6 +45,9 @@ var clientViolations = []violationTest{
 	{"5 CLOSE in the path's context", func(p *testPeer) { p.writeFrames(wire.AppendClose(nil, wire.Protocol, 0, "")) }, wire.CodeFrame},
 	{"5.1 NEXT of a path", func(p *testPeer) { p.writeFrames([]byte{byte(wire.Next), 1, 0}) }, wire.CodeFrame},
 	{"5.2 ATTACH with a reserved mode", func(p *testPeer) { p.writeFrames([]byte{byte(wire.Attach), 4, 1, 0, 0, 1}) }, wire.CodeFrame},
+	{"5.16 PATH_LEFT of path 65536", func(p *testPeer) { p.writeFrames(wire.AppendPathLeft(nil, 1<<16, false)) }, wire.CodeFrame},
+	{"5.16 PATH_LEFT for an unknown reason", func(p *testPeer) { p.writeFrames([]byte{byte(wire.PathLeft), 2, 0, 2}) }, wire.CodeFrame},
+	{"5.16 PATH_LEFT in the control context", func(p *testPeer) { p.writeControl(wire.AppendPathLeft(nil, 0, false)) }, wire.CodeFrame},
 	{"5.5 STREAM_LIMIT too large", func(p *testPeer) { p.writeFrames(wire.AppendStreamLimit(nil, wire.MaxStreams+1)) }, wire.CodeFrame},
 	{"5.9 KEY_UPDATE to epoch 0", func(p *testPeer) { p.writeFrames(wire.AppendKeyUpdate(nil, 0)) }, wire.CodeFrame},
 	{"5.10 a parameter twice", func(p *testPeer) { p.writeControl([]byte{byte(wire.Params), 6, 1, 1, 0, 1, 1, 0}) }, wire.CodeFrame},
@@ -168,6 +171,9 @@ var clientViolations = []violationTest{
 // With the peer as server.
 var serverViolations = []violationTest{
 	{"5.10 PARAMETERS of a server", func(p *testPeer) { p.writeControl(wire.AppendParameters(nil, generous)) }, wire.CodeProtocol},
+	{"5.17 TOKEN for path 65536", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1<<16, make([]byte, 192))) }, wire.CodeFrame},
+	{"5.17 TOKEN too long", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 9, make([]byte, wire.MaxToken+1))) }, wire.CodeFrame},
+	{"5.17 TOKEN in the path's context", func(p *testPeer) { p.writeFrames(wire.AppendToken(nil, 9, make([]byte, 192))) }, wire.CodeFrame},
 	{"5.2 ATTACH of the client's stream that isn't open", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 1, 0, 0)) }, wire.CodeStreamState},
 	{"5.2 ATTACH beyond the limit", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 2*1024+2, 0, 0)) }, wire.CodeStreamLimit},
 	{"5.3 ACK beyond the control records", func(p *testPeer) { p.writeFrames(wire.AppendAck(nil, wire.Control, 2, 0)) }, wire.CodeAck},
