@@ -12,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-tcpls/tcpls/internal/memnet"
 	"github.com/go-tcpls/tcpls/internal/record"
+	"github.com/go-tcpls/tcpls/internal/tls13"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
@@ -25,6 +27,7 @@ type talker struct {
 	epoch   uint64
 	over    map[uint32]bool   // streams on which FIN was sent
 	said    map[uint32][]byte // bytes sealed for each stream
+	sealed  []sealedRecord    // of streams
 	held    []byte            // a record that goes behind the next
 	damage  func(rec []byte) []byte
 	deaf    bool // reads nothing any more
@@ -32,12 +35,28 @@ type talker struct {
 	closes  int
 	opened  int             // streams, by the session's application
 	ctx     context.Context // ends with the script
+	tokens  []wire.Frame    // that the session gave
+	other   *otherPath      // once the talker has joined
 	working sync.WaitGroup
 
 	mu      sync.Mutex
 	streams []*Stream         // of the session
 	heard   map[uint32][]byte // what its application has read
 	ended   map[uint32]bool   // and where it has read io.EOF
+}
+
+// An otherPath is the one of two that the talker doesn't use at the moment.
+type otherPath struct {
+	conn *memnet.Conn
+	own  *record.Context
+}
+
+// A sealedRecord can be sent again on another path.
+type sealedRecord struct {
+	stream uint32
+	seq    uint64
+	epoch  uint64
+	bytes  []byte
 }
 
 type talkerStep struct{ a, b, c byte }
@@ -51,6 +70,13 @@ func FuzzConversation(f *testing.F) {
 			f.Add(step%2 == 0, append([]byte{0, 0, 0, 0, 1, 0, 200, 0, step, 0, step, 2}, more...))
 		}
 	}
+	for _, more := range [][]byte{
+		{joinStep, 0, 0, 0, swapStep, 0, 0, 0, 0, 0, 0, 0, 1, 0, 90, 3, 2, 0, 9, 9},
+		{joinStep, 0, 0, 0, endStep, 0, 0, 0, againStep, 0, 0, 0, 2, 0, 4, 4},
+		{joinStep, 0, 0, 0, 7, 0, 0, 0, swapStep, 0, 0, 0, againStep, 0, 1, 0, 1, 0, 4, 4},
+	} {
+		f.Add(true, append([]byte{0, 0, 0, 0, 1, 0, 200, 0, 1, 0, 100, 1}, more...))
+	}
 	f.Fuzz(func(t *testing.T, client bool, script []byte) {
 		if len(script) <= 4*64 {
 			synctest.Test(t, func(t *testing.T) { talk(t, client, script) })
@@ -63,7 +89,8 @@ func talk(t *testing.T, client bool, script []byte) {
 	defer cancel()
 	p := &talker{
 		testPeer: newTestPeer(t, client, func(c *Config) {
-			c.SendBuffer, c.MaxStreams, c.CloseTimeout, c.KeepAlive = 64<<10, 20, time.Second, -1
+			c.SendBuffer, c.MaxStreams, c.MaxPaths, c.KeepAlive = 64<<10, 20, 3, -1
+			c.CloseTimeout, c.ReconnectFor = time.Second, time.Second
 		}),
 		over: make(map[uint32]bool), said: make(map[uint32][]byte), heard: make(map[uint32][]byte), ended: make(map[uint32]bool), ctx: ctx,
 	}
@@ -80,6 +107,9 @@ func talk(t *testing.T, client bool, script []byte) {
 	synctest.Wait()
 	p.checkLimits()
 	_ = p.conn.Close() // ends the session, if it lives
+	if p.other != nil {
+		_ = p.other.conn.Close()
+	}
 	<-p.sess.Context().Done()
 	cancel()
 	_ = p.sess.Close() // what matters is that it returns
@@ -119,6 +149,11 @@ func (p *talker) reads(st *Stream) {
 
 // hear reads what the session says, every record of which must make sense.
 func (p *talker) hear() {
+	if p.other != nil { // what comes on which path is the session's choice
+		p.drain(p.conn)
+		p.drain(p.other.conn)
+		return
+	}
 	for !p.deaf && p.tryFill(time.Millisecond) == nil {
 		for p.open() {
 			if p.alerts > 0 {
@@ -131,14 +166,66 @@ func (p *talker) hear() {
 		}
 	}
 	for _, f := range p.frames {
-		if f.Kind == wire.Close {
+		switch f.Kind {
+		case wire.Close:
 			p.closes++
+		case wire.Token:
+			f.Token = slices.Clone(f.Token)
+			p.tokens = append(p.tokens, f.Frame)
 		}
 	}
 	if p.frames = nil; p.closes > 1 {
 		p.t.Fatal("the session says CLOSE twice")
 	}
 	clear(p.data)
+}
+
+func (p *talker) drain(conn *memnet.Conn) {
+	buf := make([]byte, 16<<10)
+	for !p.deaf {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond)) // Read tells if it fails
+		if n, err := conn.Read(buf); n == 0 || err != nil {
+			return
+		}
+	}
+}
+
+// join opens a second path, if the session takes it.
+func (p *talker) join() {
+	if !p.client || p.other != nil || len(p.tokens) == 0 {
+		return
+	}
+	given := p.tokens[0]
+	secret, err := p.sess.tokenSecret(given.Token)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	near, far := memnet.Pipe(memnet.Link{Queue: 1 << 20})
+	p.working.Go(func() { _, _ = serve(p.ctx, far, p.sess.cfg) }) // a refusal ends the handshake below
+	cfg, _ := newTestConfigs()
+	engine, err := tls13.NewClient(&tls13.Config{
+		TLS: cfg.TLS, Extension: wire.ExtensionType, Offer: wire.AppendOffer(nil),
+		PSK: &tls13.PSK{Identity: given.Token, Secret: secret, Suite: p.sess.engine.Suite()},
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_ = near.SetDeadline(time.Now().Add(time.Second)) // Read tells if it fails
+	var have []byte
+	buf := make([]byte, 16<<10)
+	for !engine.HandshakeComplete() {
+		_, _ = near.Write(engine.Output())
+		n, err := near.Read(buf)
+		have = append(have, buf[:n]...)
+		used, fed := engine.Feed(have)
+		if have = have[used:]; err != nil || fed != nil {
+			_ = near.Close()
+			return
+		}
+	}
+	_, _ = near.Write(engine.Output())
+	_ = near.SetDeadline(time.Time{})
+	p.other = &otherPath{near, record.NewContext(p.sendKeys, wire.PathContext(uint16(given.Path)))}
 }
 
 func (p *talker) checkLimits() {
@@ -186,7 +273,12 @@ func (p *talker) sendRecord(rec []byte) {
 }
 
 func (p *talker) say(ctx *record.Context, content []byte, t record.Type) {
-	p.sendRecord(p.sealed(ctx, content, t))
+	seq := ctx.Seq()
+	rec := p.testPeer.sealed(ctx, content, t)
+	if wire.IsStream(ctx.ID()) {
+		p.sealed = append(p.sealed, sealedRecord{ctx.ID(), seq, p.epoch, bytes.Clone(rec)})
+	}
+	p.sendRecord(rec)
 }
 
 func (p *talker) sayFrames(ctx *record.Context, frames ...[]byte) {
@@ -255,6 +347,12 @@ func anyFrame(a, b, c byte) []byte {
 	return append(wire.AppendVarint(frame, uint64(len(body))), body...)
 }
 
+// swap goes to the other path.
+func (p *talker) swap() {
+	p.conn, p.other.conn = p.other.conn, p.conn
+	p.own, p.other.own = p.other.own, p.own
+}
+
 // worker runs the application's side of a step, which ends with the session.
 func (p *talker) worker(n byte, f func(st *Stream)) {
 	p.mu.Lock()
@@ -264,6 +362,14 @@ func (p *talker) worker(n byte, f func(st *Stream)) {
 		p.working.Go(func() { f(st) })
 	}
 }
+
+// The places of some steps in the list.
+const (
+	joinStep  = 17
+	swapStep  = 18
+	againStep = 19
+	endStep   = 20
+)
 
 var talkerSteps = []func(p *talker, s talkerStep){
 	func(p *talker, s talkerStep) { // attach, as is right
@@ -312,6 +418,12 @@ var talkerSteps = []func(p *talker, s talkerStep){
 		p.control.SetKeys(next)
 		p.sayFrames(p.own, update)
 		p.own.SetKeys(next)
+		if p.other != nil {
+			p.swap()
+			p.sayFrames(p.own, update)
+			p.own.SetKeys(next)
+			p.swap()
+		}
 	},
 	func(p *talker, s talkerStep) { p.damage = func([]byte) []byte { return nil } },
 	func(p *talker, s talkerStep) { p.damage = func(rec []byte) []byte { return slices.Repeat(rec, 2) } },
@@ -330,6 +442,34 @@ var talkerSteps = []func(p *talker, s talkerStep){
 	},
 	func(p *talker, s talkerStep) { time.Sleep(time.Duration(s.a) * 50 * time.Millisecond) },
 	func(p *talker, s talkerStep) { p.deaf = s.a%2 == 0 },
+	func(p *talker, s talkerStep) { p.join() },
+	func(p *talker, s talkerStep) { // use the other path, which may be said
+		if p.other == nil {
+			return
+		}
+		p.swap()
+		if s.a%2 == 0 {
+			p.sayFrames(p.own, wire.AppendPathLeft(nil, uint32(s.b%2), s.c%2 == 0))
+		}
+	},
+	func(p *talker, s talkerStep) { // send records of a stream again, bit for bit
+		id, skip := p.id(s.a), int(s.b%8)
+		for _, rec := range p.sealed {
+			if rec.stream != id || rec.seq < uint64(skip) {
+				continue
+			}
+			if rec.seq == uint64(skip) {
+				p.sayFrames(p.own, wire.AppendAttach(nil, id, rec.seq, rec.epoch))
+			}
+			p.sendRecord(bytes.Clone(rec.bytes))
+		}
+	},
+	func(p *talker, s talkerStep) { // a path ends
+		if p.other != nil {
+			p.swap()
+			_ = p.other.conn.Close()
+		}
+	},
 	func(p *talker, s talkerStep) { // the application opens a stream and writes
 		p.opened++
 		p.working.Go(func() {
