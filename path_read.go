@@ -512,7 +512,7 @@ func (p *Path) attachFrame(f *wire.Frame) error {
 		r.next, r.nextCtl = nil, true
 		return nil
 	}
-	st, err := s.peerStream(f.Context, f.Epoch)
+	st, err := s.peerStream(f.Context)
 	if err != nil {
 		return err
 	}
@@ -528,6 +528,9 @@ func (p *Path) attachFrame(f *wire.Frame) error {
 	keys, err := s.keysToAttach(p, f.Epoch)
 	if err != nil {
 		return err
+	}
+	if !st.keyed && f.Seq == st.recvNext {
+		st.openEpoch, st.keyed = f.Epoch, true
 	}
 	switch {
 	case f.Seq != st.recvNext && !s.spread:

@@ -219,6 +219,7 @@ func (p *Path) sealAlert(level, description byte) {
 	b := append(c.Next(2)[:record.HeaderLen], level, description)
 	if _, err := p.seal(c, &p.out, b, record.Alert); err == nil {
 		p.endDue = true
+		p.gone.Store(true) // writers wait for another path
 		p.flush()
 	}
 }

@@ -106,7 +106,7 @@ func (s *storm) rage(ctx context.Context) {
 	r := s.random
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(r.IntN(400))*time.Millisecond)
-		switch r.IntN(10) {
+		switch r.IntN(13) {
 		case 0, 1, 2:
 			s.join(ctx)
 		case 3, 4, 5:
@@ -131,6 +131,8 @@ func (s *storm) rage(ctx context.Context) {
 		case 9:
 			end := []*Session{s.client, s.server}[r.IntN(2)]
 			s.joins.Go(func() { _ = end.UpdateKeys(ctx) }) // a context that has ended is all that can be wrong
+		case 10, 11, 12:
+			s.move(ctx, []*Session{s.client, s.server}[r.IntN(2)])
 		}
 	}
 	s.joins.Wait()
@@ -152,6 +154,27 @@ func (s *storm) join(ctx context.Context) {
 		} else {
 			s.log("path %d joined", p.ID())
 		}
+	})
+}
+
+// move changes paths in peace, or tries to.
+func (s *storm) move(ctx context.Context, end *Session) {
+	paths := end.Paths()
+	if len(paths) == 0 {
+		return
+	}
+	p, how := paths[s.random.IntN(len(paths))], s.random.IntN(3)
+	s.joins.Go(func() {
+		var err error
+		switch {
+		case how == 0 && end.client:
+			_, err = end.Migrate(ctx, PathSpec{})
+		case how == 1:
+			err = p.Close(ctx)
+		default:
+			err = p.Use()
+		}
+		s.log("%s: move %d of path %d: %v", role(end), how, p.ID(), err)
 	})
 }
 

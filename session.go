@@ -56,14 +56,15 @@ type Session struct {
 
 	incoming
 
-	mu      sync.Mutex
-	cond    sync.Cond
-	table   table
-	life    life
-	ping    pinger
-	tickets tickets
-	rescue  rescue
-	running int // paths whose goroutines haven't ended
+	mu        sync.Mutex
+	cond      sync.Cond
+	table     table
+	life      life
+	ping      pinger
+	tickets   tickets
+	rescue    rescue
+	departure departure
+	running   int // paths whose goroutines haven't ended
 
 	watchers observers
 

@@ -235,6 +235,7 @@ func (s *Session) goOn(p *Path, err error) {
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
 	if p != s.path() {
 		s.resendMoved()
+		s.restate(p)
 	}
 	s.reroute(err)
 }
@@ -264,6 +265,36 @@ func (s *Session) resendMoved() {
 		st.sendMu.Unlock()
 		if missing {
 			st.moveOff(to, true)
+		}
+	}
+}
+
+// restate says everything once more that the peer must know, since it may have
+// been said on p, which has failed.
+func (s *Session) restate(p *Path) {
+	s.mu.Lock()
+	streams := s.streams()
+	s.mu.Unlock()
+	s.words.restate(streams)
+	s.words.leave(p.ID(), true)
+	s.kick()
+}
+
+// resendEnds sends again the ends of streams that aren't acknowledged: the peer
+// has lost a path, and with it perhaps the last acknowledgement of a stream that
+// it has forgotten since.
+func (s *Session) resendEnds() {
+	s.switchMu.Lock()
+	defer s.switchMu.Unlock()
+	s.mu.Lock()
+	streams := s.streams()
+	s.mu.Unlock()
+	for _, st := range streams {
+		st.sendMu.Lock()
+		again := st.finSent && st.replayOn == nil && !st.kept.empty()
+		st.sendMu.Unlock()
+		if again {
+			st.moveOff(s.path(), true)
 		}
 	}
 }
@@ -305,30 +336,54 @@ func (s *Session) canReconnect() bool {
 	return s.cfg.ReconnectFor > 0 && (s.canJoin() || s.joinable())
 }
 
+// A departure is what the peer has said by PATH_LEFT and nobody has acted on;
+// guarded by the session's mu.
+type departure struct {
+	from, to *Path // our main path, which the peer has left, and where it went
+	lost     bool  // it can't use from
+	ends     bool  // it has lost some path
+	running  bool  // somebody acts on it
+}
+
 // peerLeft acts on PATH_LEFT, which came on path on: if the peer can't use a
 // path any more, neither can we.
 func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
-	main := s.path()
-	if on == main || main.ID() != id {
-		return
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := &s.departure
+	d.ends = d.ends || lost
+	if main := s.path(); main.ID() == id && main != on {
+		d.from, d.to, d.lost = main, on, lost
 	}
-	go s.follow(on, main, lost) // not under inMu
+	if (d.ends || d.to != nil) && !d.running {
+		d.running = true
+		go s.follow() // not under inMu
+	}
 }
 
-// follow makes on the main path, as the peer has done.
-func (s *Session) follow(on, main *Path, lost bool) {
-	if lost {
+// follow does as the peer has done.
+func (s *Session) follow() {
+	for {
 		s.mu.Lock()
-		if main.state == PathActive {
-			main.state = PathSuspect
-			main.suspected.Store(true)
+		d := s.departure
+		s.departure = departure{running: d.ends || d.to != nil}
+		if !s.departure.running {
+			s.mu.Unlock()
+			return
+		}
+		if d.to != nil && d.lost && d.from.state == PathActive {
+			d.from.state = PathSuspect
+			d.from.suspected.Store(true)
 		}
 		s.mu.Unlock()
+		if d.to != nil && d.to.State() == PathActive && d.from == s.path() {
+			s.switchTo(d.to, d.lost)
+		}
+		s.reroute(&PathError{Path: s.path().ID(), Op: "read", Err: ErrPathSilent})
+		if d.ends {
+			s.resendEnds()
+		}
 	}
-	if on.State() == PathActive {
-		s.switchTo(on, lost)
-	}
-	s.reroute(&PathError{Path: main.ID(), Op: "read", Err: ErrPathSilent})
 }
 
 // rejoin opens a path anew until there is one or ctx ends.

@@ -101,7 +101,7 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 
 // peerStream returns the stream that ATTACH names, opening it and those below
 // if it is new; nil for one that has ended (protocol 5.2).
-func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
+func (s *Session) peerStream(id uint32) (*Stream, error) {
 	if !wire.IsStream(id) {
 		return nil, violation(wire.CodeProtocol, "ATTACH of context %#x", id)
 	}
@@ -117,9 +117,6 @@ func (s *Session) peerStream(id uint32, epoch uint64) (*Stream, error) {
 	st := s.table.streams[id]
 	if st == nil {
 		return nil, nil
-	}
-	if !st.keyed {
-		st.openEpoch, st.keyed = epoch, true
 	}
 	return st, nil
 }

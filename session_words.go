@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,12 +26,16 @@ type words struct {
 	creditDue     bool
 	streamLimit   uint64
 	limitDue      bool
-	left          uint32 // path that this end has left
-	leftLost      bool   // because it failed
-	leftDue       bool
+	left          []leftPath  // each path once
 	timer         *time.Timer // fires ackDelay after the first word that isn't due
 	armed         bool
 	stopped       bool
+}
+
+// A leftPath is one on which this end sends nothing more.
+type leftPath struct {
+	id   uint32
+	lost bool // because it failed
 }
 
 // A streamWord is what the peer must know of a stream.
@@ -100,7 +105,8 @@ func (w *words) giveStreams(limit uint64) {
 func (w *words) leave(path uint32, lost bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.left, w.leftLost, w.leftDue = path, lost, true
+	w.left = slices.DeleteFunc(w.left, func(l leftPath) bool { return l.id == path })
+	w.left = append(w.left, leftPath{path, lost})
 	w.due.Store(true)
 }
 
@@ -165,9 +171,9 @@ func (w *words) append(b []byte, limit int) (_ []byte, more bool) {
 		b = wire.AppendStreamLimit(b, w.streamLimit)
 		w.limitDue = false
 	}
-	if w.leftDue {
-		b = wire.AppendPathLeft(b, w.left, w.leftLost)
-		w.leftDue = false
+	for len(w.left) > 0 && len(b) <= limit-wire.MaxFrameLen {
+		b = wire.AppendPathLeft(b, w.left[0].id, w.left[0].lost)
+		w.left = w.left[1:]
 	}
 	said := 0
 	for _, s := range w.acks {
@@ -178,7 +184,7 @@ func (w *words) append(b []byte, limit int) (_ []byte, more bool) {
 		s.word.queued = false
 		said++
 	}
-	if more = said < len(w.acks); more {
+	if more = said < len(w.acks) || len(w.left) > 0; more {
 		w.spare = append(w.spare[:0], w.acks[said:]...)
 	} else {
 		w.spare = w.spare[:0]
