@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -27,6 +26,7 @@ type handshake struct {
 	roundTrip time.Duration // from our first bytes to the peer's first answer
 	early     []byte        // bytes read behind the handshake
 
+	joining       *joining  // the path begins before the handshake is complete
 	greeting      *greeting // the session begins before the handshake is complete
 	tcpls         bool
 	peer          wire.Parameters
@@ -69,19 +69,12 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer, ear
 
 // joinHandshake runs the client's handshake of a further path of s, with a token
 // as its PSK's identity (protocol 9.2).
-func joinHandshake(ctx context.Context, conn net.Conn, s *Session, t token, secret []byte) (*handshake, error) {
-	h := &handshake{client: true, conn: conn}
-	engine, err := tls13.NewClient(&tls13.Config{
-		TLS: s.cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, Offer: wire.AppendOffer(nil),
-		PSK: &tls13.PSK{
-			Identity: t.bytes, Secret: secret, Suite: s.engine.Suite(),
-			AgeAdd: rand.Uint32(), ALPN: s.state.TLS.NegotiatedProtocol,
-		},
-	})
+func joinHandshake(ctx context.Context, conn net.Conn, s *Session, t token) (*handshake, error) {
+	engine, err := s.joinEngine(conn, t, 0)
 	if err != nil {
-		return h, err
+		return nil, err
 	}
-	h.engine = engine
+	h := &handshake{client: true, conn: conn, engine: engine}
 	if err := h.run(ctx, s.cfg, s.cfg.HandshakeTimeout, nil); err != nil {
 		return h, err
 	}
@@ -109,7 +102,10 @@ func lookUpToken(identity []byte) (*tls13.PSK, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls13.PSK{Identity: identity, Secret: secret, Suite: s.engine.Suite(), ALPN: s.state.TLS.NegotiatedProtocol}, nil
+	return &tls13.PSK{
+		Secret: secret, Suite: s.engine.Suite(),
+		ALPN: s.ConnectionState().TLS.NegotiatedProtocol, MaxEarlyData: maxJoinEarly,
+	}, nil
 }
 
 // serverHandshake runs the handshake of a client that offered TCPLS; read
@@ -189,9 +185,12 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 	if h.engine.SendLimit() < minSendLimit {
 		return h.failed(fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.5)", h.engine.SendLimit(), minSendLimit))
 	}
-	if h.engine.EarlyData() {
+	switch {
+	case h.engine.EarlyData() && h.engine.PSKUsed() != nil:
+		h.joining = &joining{engine: h.engine, early: h.engine.TakeEarlyKeys()}
+	case h.engine.EarlyData():
 		h.acceptEarly()
-	} else {
+	default:
 		h.send, h.receive = h.engine.TakeKeys()
 	}
 	return nil

@@ -58,9 +58,10 @@ type Path struct {
 	lazy                     atomic.Bool // the watch has slowed down
 	suspected                atomic.Bool // state is PathSuspect
 
-	state     PathState // guarded by the session's mu
-	confirmed bool      // likewise: the peer has sent something on it
-	watch     watch     // likewise
+	joining   atomic.Pointer[joining] // the handshake isn't complete
+	state     PathState               // guarded by the session's mu
+	confirmed bool                    // likewise: the peer has sent something on it
+	watch     watch                   // likewise
 	heard     atomic.Int64
 
 	pump pump

@@ -234,11 +234,7 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, err := s.tokenSecret(t.bytes)
-	if err != nil {
-		return nil, err
-	}
-	h, err := joinHandshake(ctx, conn, s, t, secret)
+	h, err := joinHandshake(ctx, conn, s, t)
 	if err != nil {
 		s.returnToken(t)
 		return nil, fmt.Errorf("tcpls: joining: %w", err)
@@ -309,7 +305,9 @@ func joined(conn net.Conn, h *handshake) error {
 	if full {
 		return s.errFull()
 	}
-	if !s.addPath(newPath(s, i.path, conn, h.engine.SendLimit()), h.early) {
+	p := newPath(s, i.path, conn, h.engine.SendLimit())
+	p.joining.Store(h.joining)
+	if !s.addPath(p, h.early) {
 		return s.cause()
 	}
 	s.giveTokens()

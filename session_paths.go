@@ -60,7 +60,9 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 		other.pump.rouse() // Reads leave the sockets to the paths' goroutines
 		s.startWatch(other)
 	}
-	s.recovered()
+	if !s.client || p.joining.Load() == nil {
+		s.recovered()
+	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
@@ -388,11 +390,12 @@ func (s *Session) follow() {
 
 // rejoin opens a path anew until there is one or ctx ends.
 func (s *Session) rejoin(ctx context.Context) {
-	pause := 50 * time.Millisecond
+	pause, early := 50*time.Millisecond, true
 	for ctx.Err() == nil {
 		attempt, cancel := context.WithTimeout(ctx, max(time.Second, 6*s.pathRTT()))
-		_, err := s.join(attempt, PathSpec{})
+		err := s.rejoinOnce(attempt, early)
 		cancel()
+		early = !errors.Is(err, errEarlyJoin)
 		if err == nil {
 			return
 		}
@@ -403,4 +406,17 @@ func (s *Session) rejoin(ctx context.Context) {
 		}
 		pause = min(2*pause, time.Second)
 	}
+}
+
+// rejoinOnce tries to open a path, and sends on it at once if early is set.
+func (s *Session) rejoinOnce(ctx context.Context, early bool) error {
+	conn, err := s.dial(ctx, PathSpec{})
+	if err != nil {
+		return err
+	}
+	if early {
+		return s.joinEarly(ctx, conn)
+	}
+	_, err = s.JoinPath(ctx, conn)
+	return err
 }
