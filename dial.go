@@ -35,7 +35,7 @@ func Client(ctx context.Context, conn net.Conn, cfg *Config) (*Session, error) {
 		_ = conn.Close() // never used
 		return nil, err
 	}
-	s, _, err := connect(ctx, conn, full, true, false, nil)
+	s, _, err := connect(ctx, conn, full, approach{offer: true})
 	return s, err
 }
 
@@ -48,7 +48,8 @@ type Dialer struct {
 	// TCP is never used: TCPLS needs plain TCP sockets.
 	NetDialer *net.Dialer
 	// DialContext makes the connections instead of NetDialer, if it isn't nil,
-	// as for proxies. Local addresses of paths are then its own business.
+	// as for proxies. It gets the address as Dial did, so that the proxy
+	// resolves names. Local addresses of paths are then its own business.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	// EarlyData makes Dial return at once where a ticket in
 	// Config.TLS.ClientSessionCache allows early data (RFC 8446, section 2.3):
@@ -58,6 +59,15 @@ type Dialer struct {
 	// handshake, once; Session.EarlyData tells. A handshake that fails ends
 	// the session, with the error that Dial would have returned.
 	EarlyData bool
+	// FallbackDelay is after how long the next address of a name is tried
+	// while the ones before haven't answered (RFC 8305). Default 250 ms;
+	// negative: only when they have failed.
+	FallbackDelay time.Duration
+	// AttemptTimeout is how long an address may take to accept the connection,
+	// and then, if it isn't the last one, to answer with its first byte.
+	// Default: 5 s where a name has several addresses, else no other limits
+	// than the context's, NetDialer's and Config.HandshakeTimeout.
+	AttemptTimeout time.Duration
 
 	mu       sync.Mutex
 	sessions map[string]*pooled
@@ -66,6 +76,13 @@ type Dialer struct {
 }
 
 // Dial opens a session, as the function Dial does.
+//
+// It looks a name up by NetDialer.Resolver and tries up to 16 of its addresses,
+// IPv6 and IPv4 ones in turn, FallbackDelay apart, or at once when one fails. The
+// first connection is used, unless it is reset, or silent for AttemptTimeout, at
+// the sight of the ClientHello: then the others get their chance. An error
+// names every address that was tried. With several addresses, TCP Fast
+// Open is only used for further paths, since it says too late which of them answer.
 //
 // If the connection is reset or stays silent when it sees TCPLS's ClientHello,
 // Dial tries once more without the offer, where Config.Fallback allows it, and
@@ -77,8 +94,12 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (*Session, e
 	if err != nil {
 		return nil, err
 	}
+	to := target{network: network, address: address}
+	if to.candidates, err = d.candidates(ctx, network, address); err != nil {
+		return nil, err
+	}
 	offer := !d.recall(address).blocked
-	s, h, err := d.attempt(ctx, network, address, cfg, offer)
+	s, h, err := d.attempt(ctx, to, cfg, offer)
 	switch {
 	case err == nil:
 		if s.state.TCPLS {
@@ -90,11 +111,11 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (*Session, e
 	case h == nil || cfg.Fallback != FallbackAllow || ctx.Err() != nil:
 		return nil, err
 	case isOld(err) && cfg.legacyAllowed():
-		return d.legacy(ctx, network, address, cfg)
+		return d.legacy(ctx, network, d.reached(address, h.conn), cfg)
 	case offer && h.swallowed(err) && !d.recall(address).tcpls:
 		rest := *cfg
 		rest.HandshakeTimeout /= 2 // the first attempt had the other half
-		s, _, plainErr := d.attempt(ctx, network, address, &rest, false)
+		s, _, plainErr := d.attempt(ctx, to, &rest, false)
 		if plainErr != nil {
 			return nil, err // the first error tells more
 		}
@@ -128,28 +149,59 @@ func (d *Dialer) config(network, address string) (*Config, error) {
 	return cfg, nil
 }
 
-// attempt makes one connection and runs one handshake over it; h is nil if
-// there was no connection. What Fast Open didn't bring about is tried without.
-func (d *Dialer) attempt(ctx context.Context, network, address string, cfg *Config, offer bool) (*Session, *handshake, error) {
-	conn, err := d.connection(ctx, network, address, cfg, PathSpec{})
-	if err != nil {
-		return nil, nil, err
-	}
-	s, h, err := connect(ctx, conn, cfg, offer, d.EarlyData, d.paths(network, address, conn.RemoteAddr(), cfg))
-	if err != nil && cfg.FastOpen && h.unconnected(err) {
-		ordinary := *cfg
-		ordinary.FastOpen = false
-		return d.attempt(ctx, network, address, &ordinary, offer)
-	}
-	return s, h, err
+// A target is a server that is dialed.
+type target struct {
+	network, address string   // as the application gave them
+	candidates       []string // what to try, in this order
 }
 
-// paths returns how a session opens its further paths: to the server that it
-// has reached, whatever its name means by then.
-func (d *Dialer) paths(network, address string, reached net.Addr, cfg *Config) dialPath {
-	if tcp, ok := reached.(*net.TCPAddr); ok && d.DialContext == nil {
-		address = tcp.String()
+// attempt runs a handshake over the first connection to the target on which
+// somebody answers; h is nil if there was no connection. What Fast Open didn't
+// bring about is tried without.
+func (d *Dialer) attempt(ctx context.Context, to target, cfg *Config, offer bool) (s *Session, h *handshake, err error) {
+	sockets := *cfg
+	sockets.FastOpen = cfg.FastOpen && len(to.candidates) == 1
+	r := d.newRace(ctx, to.candidates, func(ctx context.Context, address string) (net.Conn, error) {
+		return d.connection(ctx, to.network, address, &sockets, PathSpec{})
+	})
+	defer r.end()
+	for {
+		a, ok := r.next()
+		if !ok {
+			return nil, h, r.err(to.address)
+		}
+		how := approach{offer: offer, early: d.EarlyData, dial: d.paths(to.network, d.reached(to.address, a.conn), cfg)}
+		if !r.last() {
+			how.patience = r.timeout
+		}
+		s, h, err = connect(ctx, a.conn, cfg, how)
+		switch {
+		case err == nil:
+			return s, h, nil
+		case sockets.FastOpen && h.unconnected(err):
+			ordinary := *cfg
+			ordinary.FastOpen = false
+			return d.attempt(ctx, to, &ordinary, offer)
+		}
+		a.err = err
+		r.fail(a)
+		if !h.swallowed(err) || ctx.Err() != nil {
+			return nil, h, r.err(to.address)
+		}
 	}
+}
+
+// reached returns the address of the server that conn leads to, whatever its
+// name means by then. Behind DialContext that isn't known.
+func (d *Dialer) reached(address string, conn net.Conn) string {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && d.DialContext == nil {
+		return tcp.String()
+	}
+	return address
+}
+
+// paths returns how a session opens its further paths.
+func (d *Dialer) paths(network, address string, cfg *Config) dialPath {
 	return func(ctx context.Context, spec PathSpec) (net.Conn, error) {
 		to := address
 		if spec.Remote.IsValid() {
@@ -236,9 +288,17 @@ func prepareSocket(conn net.Conn, cfg *Config) error {
 	return nil
 }
 
+// An approach says how a client begins.
+type approach struct {
+	offer    bool          // offer TCPLS
+	early    bool          // send early data if a ticket allows it
+	patience time.Duration // wait for the first byte, at most; 0: as the Config says
+	dial     dialPath      // of further paths; nil: the application's business
+}
+
 // connect runs a client's handshake over conn, which it owns.
-func connect(ctx context.Context, conn net.Conn, cfg *Config, offer, early bool, dial dialPath) (*Session, *handshake, error) {
-	h, err := clientHandshake(ctx, conn, cfg, offer, early)
+func connect(ctx context.Context, conn net.Conn, cfg *Config, how approach) (*Session, *handshake, error) {
+	h, err := clientHandshake(ctx, conn, cfg, how)
 	if err == nil && !h.tcpls && cfg.Fallback == FallbackRefuse {
 		err = h.failed(fmt.Errorf("%w: server doesn't answer the offer", ErrNotTCPLS))
 	}
@@ -253,7 +313,7 @@ func connect(ctx context.Context, conn net.Conn, cfg *Config, offer, early bool,
 		why := "server doesn't answer the offer of TCPLS"
 		return newPlainSession(cfg, newEngineConn(h), h.engine.ConnectionState(), why, true).withEngine(h.engine), h, nil
 	}
-	return newSession(cfg, conn, h, dial), h, nil
+	return newSession(cfg, conn, h, how.dial), h, nil
 }
 
 func (s *Session) withEngine(e *tls13.Conn) *Session {

@@ -36,15 +36,15 @@ type handshake struct {
 // minSendLimit is the smallest record_size_limit that frames fit in (protocol 4.5).
 const minSendLimit = 4096
 
-// clientHandshake runs a client's handshake, offering TCPLS if asked. With early
-// set, and a ticket that allows it, it returns a greeting instead.
-func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer, early bool) (*handshake, error) {
+// clientHandshake runs a client's handshake. With early data to come, and a
+// ticket that allows it, it returns a greeting instead.
+func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, how approach) (*handshake, error) {
 	h := &handshake{client: true, conn: conn}
 	engineConfig := &tls13.Config{TLS: cfg.TLS, NetConn: conn}
-	if early && offer {
+	if how.early && how.offer {
 		engineConfig.MaxEarlyData = 1
 	}
-	if offer {
+	if how.offer {
 		engineConfig.Extension = wire.ExtensionType
 		engineConfig.Offer = wire.AppendOffer(nil)
 		engineConfig.Accept = func(answer []byte) (err error) {
@@ -57,12 +57,15 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, offer, ear
 		return h, err
 	}
 	h.engine = engine
-	if early && offer && h.beginEarly() {
+	if how.early && how.offer && h.beginEarly() {
 		return h, nil
 	}
 	patience := cfg.HandshakeTimeout
-	if offer && cfg.Fallback == FallbackAllow {
+	if how.offer && cfg.Fallback == FallbackAllow {
 		patience /= 2 // leaves time to try without the extension
+	}
+	if how.patience > 0 {
+		patience = min(patience, how.patience)
 	}
 	return h, h.run(ctx, cfg, patience, nil)
 }

@@ -77,7 +77,7 @@ func newRogue(t *testing.T, client, offers bool, change func(*Config)) *rogue {
 			_, err := Server(context.Background(), far, full)
 			return err
 		}
-		_, _, err := connect(context.Background(), far, full, offers, false, nil)
+		_, _, err := connect(context.Background(), far, full, approach{offer: offers})
 		return err
 	})
 	tc := &tls13.Config{TLS: ours.TLS, Extension: wire.ExtensionType}

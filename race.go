@@ -1,0 +1,236 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Happy eyeballs (RFC 8305): the addresses of a name are tried in turn, a little
+// apart, and the first connection that comes about wins. A winner that then
+// swallows the ClientHello, or resets the connection, is one more address that
+// has failed: the race goes on.
+
+const (
+	// attemptDelay is RFC 8305's Connection Attempt Delay (section 8).
+	attemptDelay = 250 * time.Millisecond
+	// attemptTimeout is how long one of several addresses may take.
+	attemptTimeout = 5 * time.Second
+	// maxCandidates is how many addresses of one name are tried.
+	maxCandidates = 16
+)
+
+// A race is the way to one of several addresses. One goroutine owns it.
+type race struct {
+	ctx     context.Context // of all attempts
+	cancel  context.CancelFunc
+	dial    func(ctx context.Context, address string) (net.Conn, error)
+	waiting []string      // addresses that weren't tried yet
+	delay   time.Duration // between two attempts; negative: one follows the other's failure
+	timeout time.Duration // of an attempt; 0: none
+	running int
+	results chan attempt // has room for all
+	failed  []error
+}
+
+// An attempt is how one address did.
+type attempt struct {
+	address string
+	conn    net.Conn
+	err     error
+}
+
+// newRace begins nothing before the first call of next.
+func (d *Dialer) newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
+	r := &race{dial: dial, waiting: addresses, delay: d.FallbackDelay, timeout: d.AttemptTimeout, results: make(chan attempt, len(addresses))}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	if r.delay == 0 {
+		r.delay = attemptDelay
+	}
+	if r.timeout == 0 && len(addresses) > 1 {
+		r.timeout = attemptTimeout
+	}
+	return r
+}
+
+func (r *race) begin() {
+	address := r.waiting[0]
+	r.waiting = r.waiting[1:]
+	r.running++
+	go func() {
+		ctx := r.ctx
+		if r.timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, r.timeout)
+			defer cancel()
+		}
+		conn, err := r.dial(ctx, address)
+		r.results <- attempt{address, conn, err}
+	}()
+}
+
+// next returns the next connection that comes about, if any still does. No
+// other attempt begins until it is called again.
+func (r *race) next() (a attempt, ok bool) {
+	for r.running > 0 || r.more() {
+		if r.running == 0 {
+			r.begin()
+		}
+		var due <-chan time.Time
+		if r.delay >= 0 && r.more() {
+			due = time.After(r.delay)
+		}
+		select {
+		case a := <-r.results:
+			r.running--
+			if a.err == nil {
+				return a, true
+			}
+			r.fail(a)
+			if r.delay < 0 || !r.more() {
+				continue
+			}
+			r.begin() // a failure is no reason to wait (section 5)
+		case <-due:
+			r.begin()
+		}
+	}
+	return attempt{}, false
+}
+
+// more reports whether there are addresses to try.
+func (r *race) more() bool { return len(r.waiting) > 0 && r.ctx.Err() == nil }
+
+// last reports whether nothing else is left to hope for.
+func (r *race) last() bool { return r.running == 0 && len(r.waiting) == 0 }
+
+func (r *race) fail(a attempt) {
+	if op, ok := errors.AsType[*net.OpError](a.err); !ok || op.Addr == nil {
+		a.err = &addressError{a.address, a.err}
+	}
+	r.failed = append(r.failed, a.err)
+}
+
+// err says why every address has failed.
+func (r *race) err(address string) error {
+	switch {
+	case len(r.failed) == 0:
+		return context.Cause(r.ctx)
+	case len(r.failed) > 1:
+		return &raceError{address, r.failed}
+	}
+	if e, ok := r.failed[0].(*addressError); ok {
+		return e.err // there was only this one
+	}
+	return r.failed[0]
+}
+
+// end gives up the attempts that still run.
+func (r *race) end() {
+	r.cancel()
+	if r.running > 0 {
+		go func() {
+			for range r.running {
+				if a := <-r.results; a.err == nil {
+					_ = a.conn.Close() // never used
+				}
+			}
+		}()
+	}
+}
+
+// An addressError is an error that doesn't name its address itself.
+type addressError struct {
+	address string
+	err     error
+}
+
+func (e *addressError) Error() string { return e.address + ": " + e.err.Error() }
+func (e *addressError) Unwrap() error { return e.err }
+
+// A raceError is why no address of a server could be used.
+type raceError struct {
+	address string
+	errs    []error
+}
+
+func (e *raceError) Error() string {
+	texts := make([]string, len(e.errs))
+	for i, err := range e.errs {
+		texts[i] = err.Error()
+	}
+	return "tcpls: no address of " + e.address + " could be used: " + strings.Join(texts, "; ")
+}
+
+func (e *raceError) Unwrap() []error { return e.errs }
+
+// candidates returns the addresses to try for one that may hold a name.
+func (d *Dialer) candidates(ctx context.Context, network, address string) ([]string, error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil || host == "" || d.DialContext != nil {
+		return []string{address}, nil
+	}
+	var nd net.Dialer
+	if d.NetDialer != nil {
+		nd = *d.NetDialer
+	}
+	if nd.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, nd.Timeout)
+		defer cancel()
+	}
+	if nd.Resolver == nil {
+		nd.Resolver = net.DefaultResolver
+	}
+	port, err := nd.Resolver.LookupPort(ctx, network, service)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	ips, err := nd.Resolver.LookupNetIP(ctx, "ip"+strings.TrimPrefix(network, "tcp"), host)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	var list []string
+	for _, ip := range alternate(ips, nd.LocalAddr) {
+		list = append(list, net.JoinHostPort(ip.String(), strconv.Itoa(port)))
+	}
+	if len(list) == 0 {
+		err := &net.AddrError{Err: "no address of the local address's family", Addr: host}
+		return nil, &net.OpError{Op: "dial", Net: network, Source: nd.LocalAddr, Err: err}
+	}
+	return list, nil
+}
+
+// alternate switches between the families that local allows, from IPv6 on
+// (RFC 8305, section 4). Within one the resolver's order stays (RFC 6724).
+func alternate(ips []netip.Addr, local net.Addr) (order []netip.Addr) {
+	var families [2][]netip.Addr // IPv6, IPv4
+	want4, want6 := true, true
+	if a, ok := local.(*net.TCPAddr); ok && a.IP != nil && !a.IP.IsUnspecified() {
+		want4 = a.IP.To4() != nil
+		want6 = !want4
+	}
+	for _, ip := range ips {
+		switch ip = ip.Unmap(); {
+		case ip.Is4() && want4:
+			families[1] = append(families[1], ip)
+		case ip.Is6() && want6:
+			families[0] = append(families[0], ip)
+		}
+	}
+	for i := range ips {
+		for _, family := range families {
+			if i < len(family) && len(order) < maxCandidates {
+				order = append(order, family[i])
+			}
+		}
+	}
+	return order
+}
