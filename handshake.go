@@ -206,6 +206,25 @@ func (h *handshake) limit(ctx context.Context, d time.Duration) (stop func() boo
 	return context.AfterFunc(ctx, func() { _ = h.conn.SetDeadline(time.Unix(1, 0)) })
 }
 
+// awaitRecord waits until the peer has sent something behind its handshake.
+func (h *handshake) awaitRecord(ctx context.Context) error {
+	if len(h.early) > 0 {
+		return nil
+	}
+	h.began = time.Now()
+	stop := h.limit(ctx, max(time.Second, 4*h.roundTrip))
+	buf := make([]byte, maxRecord)
+	n, err := h.conn.Read(buf)
+	h.early = buf[:n]
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	if n == 0 {
+		return h.transportError(err)
+	}
+	return h.conn.SetDeadline(time.Time{})
+}
+
 func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) error {
 	in := smallReads.get()
 	defer smallReads.put(in)

@@ -104,6 +104,9 @@ func (s *storm) log(format string, args ...any) {
 // rage goes on until ctx ends, and leaves some paths broken.
 func (s *storm) rage(ctx context.Context) {
 	r := s.random
+	for !s.hasTokens() && ctx.Err() == nil { // else the session can't outlive its first path
+		pause(ctx, time.Millisecond)
+	}
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(r.IntN(400))*time.Millisecond)
 		switch r.IntN(13) {
@@ -136,6 +139,12 @@ func (s *storm) rage(ctx context.Context) {
 		}
 	}
 	s.joins.Wait()
+}
+
+func (s *storm) hasTokens() bool {
+	s.client.mu.Lock()
+	defer s.client.mu.Unlock()
+	return s.client.tickets.peer
 }
 
 // pause is a sleep that ctx ends.

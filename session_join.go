@@ -235,6 +235,9 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
 		return nil, err
 	}
 	h, err := joinHandshake(ctx, conn, s, t)
+	if err == nil && s.fewTokens() {
+		err = h.awaitRecord(ctx)
+	}
 	if err != nil {
 		s.returnToken(t)
 		return nil, fmt.Errorf("tcpls: joining: %w", err)
@@ -278,8 +281,36 @@ func (s *Session) returnToken(t token) {
 	s.cond.Broadcast()
 }
 
-// full reports whether the client has as many paths as it may.
-func (s *Session) full() bool { return len(s.livePaths()) >= s.cfg.MaxPaths }
+// fewTokens reports whether the client has to take care of its tokens: until it
+// has sealed something on a path, the token can be used again. Paths that fail
+// as soon as they are there could cost it all of them, since further ones come
+// on paths that work.
+func (s *Session) fewTokens() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tickets.unused) < maxTokens/2
+}
+
+// full reports whether the client has as many paths as it may. Those that are
+// silent make room for a new one; whether the others are what they seem will be
+// known soon.
+func (s *Session) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := 0
+	for _, p := range s.livePaths() {
+		if p.state != PathSuspect {
+			used++
+		}
+	}
+	if used < s.cfg.MaxPaths {
+		return false
+	}
+	for _, p := range s.livePaths() {
+		s.startWatch(p)
+	}
+	return true
+}
 
 func (s *Session) errFull() error {
 	return fmt.Errorf("tcpls: client opens more than %d paths", s.cfg.MaxPaths)
@@ -300,9 +331,8 @@ func joined(conn net.Conn, h *handshake) error {
 			break
 		}
 	}
-	full := s.full()
 	s.mu.Unlock()
-	if full {
+	if s.full() {
 		return s.errFull()
 	}
 	p := newPath(s, i.path, conn, h.engine.SendLimit())

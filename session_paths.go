@@ -60,11 +60,15 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 		other.pump.rouse() // Reads leave the sockets to the paths' goroutines
 		s.startWatch(other)
 	}
+	surplus := s.surplus()
 	if !s.client || p.joining.Load() == nil {
 		s.recovered()
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
+	if surplus != nil {
+		s.pathFailed(surplus, &PathError{Path: surplus.ID(), Op: "read", Err: ErrPathSilent})
+	}
 	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
 	s.watchers.tell(Event{Kind: EventPathJoined, Path: p})
 	go p.readLoop(read)
@@ -74,6 +78,21 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 	}
 	s.reroute(nil)
 	return true
+}
+
+// surplus is the suspect path that has to go where there are more than MaxPaths,
+// the one that has been silent for the longest; nil if none has. The caller
+// holds mu.
+func (s *Session) surplus() (oldest *Path) {
+	if len(s.livePaths()) <= s.cfg.MaxPaths {
+		return nil
+	}
+	for _, p := range s.livePaths() {
+		if p.state == PathSuspect && (oldest == nil || p.heard.Load() < oldest.heard.Load()) {
+			oldest = p
+		}
+	}
+	return oldest
 }
 
 // switchTo makes to the main path. lost tells that what the old one was given
@@ -414,7 +433,7 @@ func (s *Session) rejoinOnce(ctx context.Context, early bool) error {
 	if err != nil {
 		return err
 	}
-	if early {
+	if early && !s.fewTokens() {
 		return s.joinEarly(ctx, conn)
 	}
 	_, err = s.JoinPath(ctx, conn)

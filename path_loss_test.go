@@ -1,0 +1,95 @@
+package tcpls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+// wantAlive checks that bytes get through in both directions.
+func (w *world) wantAlive(t *testing.T, why string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	c, err := w.client.OpenStream(ctx)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", why, err, describe(w.client), describe(w.server))
+	}
+	deadline := time.Now().Add(5 * time.Minute)
+	_ = c.SetDeadline(deadline) // of a stream that was just opened
+	want := testBytes(7, 100<<10)
+	sent := begun(func() error {
+		_, err := c.Write(want)
+		return errors.Join(err, c.CloseWrite())
+	})
+	s, err := w.server.AcceptStream(ctx)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", why, err, describe(w.client), describe(w.server))
+	}
+	_ = s.SetDeadline(deadline)
+	wantRead(t, why, s, want)
+	if err := <-sent; err != nil {
+		t.Fatalf("%s: %v", why, err)
+	}
+	mustWrite(t, s, want)
+	_ = s.Close() // nothing is wrong with it
+	wantRead(t, why, c, want)
+	wantEOF(t, why, c)
+	_ = c.Close() // likewise
+}
+
+// Twenty breaks in a row, each of the path in use, by each cause and without
+// another path: the session finds a new one each time.
+func TestRepeatedBreaks(t *testing.T) {
+	for name, cut := range breaks {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, wideLink, func(client, server *Config) { server.MaxPaths = 3 })
+				for i := range 20 {
+					w.wantAlive(t, fmt.Sprintf("after %d breaks", i))
+					for i := range w.dialed() {
+						cut(w.conn(i))
+					}
+				}
+				w.wantAlive(t, "after all")
+			})
+		})
+	}
+}
+
+// Joins of which either end believes that they went well, and the other
+// doesn't, don't leave the client without tokens.
+func TestUnheardJoins(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		times int
+		cut   func(c *memnet.Conn)
+	}{
+		{"the client's last words are lost", 30, func(c *memnet.Conn) { c.StallSend(true) }},
+		{"all is lost", 30, func(c *memnet.Conn) { c.Stall(true) }},
+		{"RST", 30, func(c *memnet.Conn) { c.Reset() }},
+		{"the server's first words are lost", maxTokens - 2, func(c *memnet.Conn) { c.Peer().StallSend(true) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, nil)
+				w.wantAlive(t, "at first")
+				time.Sleep(time.Second) // until the client has all tokens
+				w.conn(0).Reset()
+				for i := 1; i <= test.times; i++ {
+					for w.dialed() == i {
+						time.Sleep(time.Millisecond)
+					}
+					time.Sleep(45 * time.Millisecond) // when Finished is on its way
+					test.cut(w.conn(i))
+				}
+				w.wantAlive(t, "after joins that came to nothing")
+			})
+		})
+	}
+}
