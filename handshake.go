@@ -229,6 +229,7 @@ func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) erro
 	in := smallReads.get()
 	defer smallReads.put(in)
 	have := 0
+	var sent time.Time
 	for {
 		n, err := h.engine.Feed(read)
 		if err != nil {
@@ -236,6 +237,9 @@ func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) erro
 		}
 		have = copy(*in, read[n:])
 		if out := h.engine.Output(); len(out) > 0 {
+			if sent.IsZero() {
+				sent = time.Now()
+			}
 			if _, err := h.conn.Write(out); err != nil {
 				return h.transportError(err)
 			}
@@ -255,8 +259,8 @@ func (h *handshake) exchange(ctx context.Context, cfg *Config, read []byte) erro
 				return os.ErrDeadlineExceeded
 			}
 		}
-		if h.roundTrip == 0 {
-			h.roundTrip = time.Since(h.began)
+		if h.roundTrip == 0 && !sent.IsZero() {
+			h.roundTrip = time.Since(sent)
 		}
 		read = (*in)[:have+n]
 	}

@@ -115,6 +115,7 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p.pump.init()
 	p.in.init()
 	p.in.fresh = true
+	p.watch.rtt = s.rtt() // until the path has its own
 	p.noteStart()
 	return p
 }

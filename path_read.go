@@ -444,7 +444,7 @@ func (p *Path) ownFrame(f *wire.Frame) error {
 	case wire.Ping:
 		p.answerPing(f.Data)
 	case wire.Pong:
-		s.pong(f.Data)
+		p.pong(f.Data)
 	case wire.PathLeft:
 		s.peerLeft(p, f.Path, f.Lost)
 	case wire.KeyUpdate:

@@ -2,6 +2,7 @@ package tcpls
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
@@ -20,6 +21,8 @@ type watch struct {
 	timer    *time.Timer
 	interval time.Duration // between questions while nothing happens
 	asked    time.Duration // when, since the session began; 0: not since the last answer
+	due      time.Duration // when the timer fires, likewise
+	rtt      time.Duration // of the handshake and of the questions, smoothed
 }
 
 const (
@@ -28,9 +31,17 @@ const (
 	minPatience = 200 * time.Millisecond
 )
 
-// watchPing is what the watch's PINGs say: whatever arrives answers them. Those
-// that measure count from 1.
-const watchPing = 0
+// watchPing marks the watch's PINGs, whose other bits are the time since the
+// session began: whatever arrives answers them, but the PONG tells the path's
+// round trip. Those of Session.Ping count from 1.
+const watchPing = 1 << 63
+
+// maxRTT bounds what PONGs can make of the path's patience.
+const maxRTT = 10 * time.Second
+
+// lateness is how late the watch's timer may be. If it is later, this process
+// didn't run, and its absence is nobody's silence.
+const lateness = 50 * time.Millisecond
 
 // pongs are the path's own PING and PONG; guarded by its outMu.
 type pongs struct {
@@ -41,7 +52,7 @@ type pongs struct {
 func (p *Path) sendPing(seq uint64) {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	if p.pongs.pingDue && seq == watchPing {
+	if p.pongs.pingDue && seq&watchPing != 0 {
 		return // the one that waits will do
 	}
 	binary.BigEndian.PutUint64(p.pongs.ping[:], seq)
@@ -72,12 +83,44 @@ func (p *Path) appendPings(b []byte) []byte {
 	return b
 }
 
-// patience is how long a path may be silent after a question.
-func (s *Session) patience() time.Duration {
-	if s.cfg.PathTimeout > 0 {
-		return s.cfg.PathTimeout
+// question sends a PING of the watch.
+func (p *Path) question() { p.sendPing(watchPing | uint64(time.Since(p.sess.began))) }
+
+// pong acts on PONG.
+func (p *Path) pong(data [8]byte) {
+	seq := binary.BigEndian.Uint64(data[:])
+	if seq&watchPing == 0 {
+		p.sess.pong(seq)
+		return
 	}
-	return max(minPatience, 2*s.pathRTT()+silentAsk)
+	p.sess.mu.Lock()
+	defer p.sess.mu.Unlock()
+	took := time.Duration(p.sess.lastReceived.Load()) - time.Duration(seq&^watchPing)
+	p.watch.learn(took, p.patience())
+}
+
+// learn takes in how long an answer took. One that came after the path had
+// become suspect tells of a slower path, or of one that was dead for a while.
+func (w *watch) learn(took, patience time.Duration) {
+	switch {
+	case took <= 0: // not what was asked
+	case w.rtt == 0:
+		w.rtt = min(took, patience)
+	case took > patience:
+		w.rtt = min(took, 2*w.rtt)
+	default:
+		w.rtt = (7*w.rtt + took) / 8
+	}
+	w.rtt = min(w.rtt, maxRTT)
+}
+
+// patience is how long the path may be silent after a question. The kernel's
+// round trip may be that to a proxy. The caller holds the session's mu.
+func (p *Path) patience() time.Duration {
+	if p.sess.cfg.PathTimeout > 0 {
+		return p.sess.cfg.PathTimeout
+	}
+	return max(minPatience, 2*p.watch.rtt+silentAsk)
 }
 
 // watched reports whether silence on the session's paths has consequences: if
@@ -92,6 +135,7 @@ func (s *Session) startWatch(p *Path) {
 		return
 	}
 	p.watch.interval = silentAsk
+	p.watch.due = time.Since(s.began) + silentAsk
 	if p.watch.timer == nil {
 		p.watch.timer = time.AfterFunc(silentAsk, func() { s.look(p) })
 	} else {
@@ -110,13 +154,14 @@ func (s *Session) look(p *Path) {
 		return
 	}
 	w := &p.watch
+	w.excuse(&p.heard, now-w.due)
 	heard := time.Duration(p.heard.Load())
 	silent := now - heard
 	if w.asked > 0 && heard >= w.asked {
 		w.asked = 0
 	}
 	ask := w.asked == 0 && silent >= w.interval
-	suspect := p.state == PathActive && w.asked > 0 && silent >= s.patience()
+	suspect := p.state == PathActive && w.asked > 0 && silent >= p.patience()
 	switch {
 	case suspect || p.state == PathSuspect:
 		w.interval = silentAsk
@@ -130,17 +175,30 @@ func (s *Session) look(p *Path) {
 	}
 	wait := w.interval - silent%w.interval
 	if w.asked > 0 {
-		wait = max(min(w.interval, s.patience()-silent), 10*time.Millisecond)
+		wait = max(min(w.interval, p.patience()-silent), 10*time.Millisecond)
 	}
+	w.due = now + wait
 	w.timer.Reset(wait)
 	p.lazy.Store(wait > silentAsk)
 	s.mu.Unlock()
 	if ask {
-		p.sendPing(watchPing)
+		p.question()
 		p.kick()
 	}
 	if suspect {
 		s.suspect(p)
+	}
+}
+
+// excuse takes the time that this process was away out of a path's silence.
+func (w *watch) excuse(heard *atomic.Int64, late time.Duration) {
+	if late < lateness {
+		return
+	}
+	before := heard.Load()
+	heard.CompareAndSwap(before, before+int64(late)) // or something has just arrived
+	if w.asked > 0 {
+		w.asked += late
 	}
 }
 

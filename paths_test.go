@@ -18,6 +18,7 @@ import (
 // memory.
 type world struct {
 	listener       *Listener
+	inner          *memnet.Listener
 	client, server *Session
 
 	mu    sync.Mutex
@@ -36,8 +37,8 @@ func newWorld(t testing.TB, link memnet.Link, change func(client, server *Config
 	if change != nil {
 		change(client, server)
 	}
-	w := &world{}
 	inner := memnet.Listen(link)
+	w := &world{inner: inner}
 	var err error
 	if w.listener, err = NewListener(inner, server); err != nil {
 		t.Fatal(err)

@@ -112,6 +112,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	s.init()
 	s.holding.Store(h.greeting != nil && h.client) // for newPath
 	s.keys.init(h.send, h.receive, cfg.RekeyAfter)
+	s.roundTrip.Store(int64(h.roundTrip))
 	p := newPath(s, 0, conn, h.engine.SendLimit())
 	p.firstPath()
 	s.main.Store(p)
@@ -120,7 +121,6 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	s.gate.path, s.gate.limit, s.gate.credit = p, cfg.SendBuffer, h.peer.SessionCredit
 	s.control.ctx.Init(s.keys.send.Load(), wire.Control)
 	s.table.allowed, s.table.limit = h.peer.StreamLimit, uint64(cfg.MaxStreams)
-	s.roundTrip.Store(int64(h.roundTrip))
 	s.words.start(s.kick)
 	if s.client {
 		s.control.params = cfg.parameters()

@@ -243,6 +243,7 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
 		return nil, fmt.Errorf("tcpls: joining: %w", err)
 	}
 	p := newPath(s, t.path, conn, h.engine.SendLimit())
+	p.watch.rtt = h.roundTrip
 	if !s.addPath(p, h.early) {
 		return nil, s.cause()
 	}
@@ -336,6 +337,9 @@ func joined(conn net.Conn, h *handshake) error {
 		return s.errFull()
 	}
 	p := newPath(s, i.path, conn, h.engine.SendLimit())
+	if h.roundTrip > 0 { // a join with early data is no round trip yet
+		p.watch.rtt = h.roundTrip
+	}
 	p.joining.Store(h.joining)
 	if !s.addPath(p, h.early) {
 		return s.cause()

@@ -73,7 +73,7 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 	s.watchers.tell(Event{Kind: EventPathJoined, Path: p})
 	go p.readLoop(read)
 	if !s.client { // confirms the path to the client
-		p.sendPing(watchPing)
+		p.question()
 		p.kick()
 	}
 	s.reroute(nil)

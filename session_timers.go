@@ -2,7 +2,6 @@ package tcpls
 
 import (
 	"context"
-	"encoding/binary"
 	"time"
 )
 
@@ -147,10 +146,10 @@ func (s *Session) pingAgain() {
 }
 
 // pong acts on PONG. An answer to an older ping says nothing new.
-func (s *Session) pong(data [8]byte) {
+func (s *Session) pong(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ping.await && binary.BigEndian.Uint64(data[:]) == s.ping.seq {
+	if s.ping.await && seq == s.ping.seq {
 		s.ping.await = false
 		s.roundTrip.Store(int64(max(time.Since(s.ping.sent), time.Nanosecond)))
 		s.cond.Broadcast()

@@ -1,0 +1,107 @@
+package tcpls
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+// A path is given the time that its own round trip takes, and not that of the
+// session's first path: a slow one that stands by isn't suspect for being slow,
+// at no time, and neither is one that has become slower.
+func TestPatienceIsThePaths(t *testing.T) { synctest.Test(t, testPatienceIsThePaths) }
+
+func testPatienceIsThePaths(t *testing.T) {
+	w := newWorld(t, memnet.Link{Delay: 2 * time.Millisecond}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var observing sync.WaitGroup
+	var told [2][]Event
+	for i, s := range []*Session{w.client, w.server} {
+		observing.Go(func() { told[i] = slices.Collect(s.Events(ctx)) })
+	}
+	w.inner.SetLink(memnet.Link{Delay: 200 * time.Millisecond})
+	w.addPath(t)
+	for range 4 {
+		if _, err := w.client.OpenStream(ctx); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second) // of the bubble's
+	}
+	for _, slower := range []time.Duration{250 * time.Millisecond, 300 * time.Millisecond} {
+		c := w.conn(1)
+		c.SetLink(memnet.Link{Delay: slower})
+		c.Peer().SetLink(memnet.Link{Delay: slower})
+		time.Sleep(10 * time.Second)
+	}
+	cancel()
+	observing.Wait()
+	for _, events := range told {
+		if len(events) != 1 || events[0].Kind != EventPathJoined {
+			t.Errorf("one path has joined, and nothing else should have happened: %v", events)
+		}
+	}
+}
+
+// A timer that is late tells that this process didn't run: that time is no
+// silence of the peer's.
+func TestOwnAbsenceIsNoSilence(t *testing.T) {
+	const second = time.Second
+	for _, test := range []struct {
+		name                   string
+		asked, late            time.Duration
+		wantHeard, wantedAsked time.Duration
+	}{
+		{"in time", 5 * second, 0, 4 * second, 5 * second},
+		{"a little late", 5 * second, lateness - 1, 4 * second, 5 * second},
+		{"early, since it was set anew", 5 * second, -second, 4 * second, 5 * second},
+		{"away", 5 * second, 3 * second, 7 * second, 8 * second},
+		{"away, nothing asked", 0, 3 * second, 7 * second, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := watch{asked: test.asked}
+			var heard atomic.Int64
+			heard.Store(int64(4 * second))
+			w.excuse(&heard, test.late)
+			if got := time.Duration(heard.Load()); got != test.wantHeard || w.asked != test.wantedAsked {
+				t.Errorf("heard %v, asked %v; want %v and %v", got, w.asked, test.wantHeard, test.wantedAsked)
+			}
+		})
+	}
+}
+
+// The round trip follows the answers, but one that was late, as after a cut,
+// says little about it, and a peer can't make a path patient without end.
+func TestPatienceLearns(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name              string
+		before            time.Duration
+		answers           []time.Duration
+		patience, atLeast time.Duration
+		atMost            time.Duration
+	}{
+		{"the first answer", 0, []time.Duration{40 * ms}, 200 * ms, 40 * ms, 40 * ms},
+		{"one that is a bit slow", 40 * ms, []time.Duration{120 * ms}, 200 * ms, 41 * ms, 60 * ms},
+		{"a path that is faster now", 160 * ms, slices.Repeat([]time.Duration{20 * ms}, 40), 420 * ms, 20 * ms, 30 * ms},
+		{"a path that is slower now", 40 * ms, []time.Duration{400 * ms, 400 * ms}, 200 * ms, 160 * ms, 160 * ms},
+		{"after a cut", 40 * ms, []time.Duration{time.Minute}, 200 * ms, 80 * ms, 80 * ms},
+		{"a peer that answers too late each time", 40 * ms, slices.Repeat([]time.Duration{time.Hour}, 100), 200 * ms, maxRTT, maxRTT},
+		{"an answer to nothing", 40 * ms, []time.Duration{-time.Hour, 0}, 200 * ms, 40 * ms, 40 * ms},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := watch{rtt: test.before}
+			for _, took := range test.answers {
+				w.learn(took, test.patience)
+			}
+			if w.rtt < test.atLeast || w.rtt > test.atMost {
+				t.Errorf("the round trip is %v, want %v to %v", w.rtt, test.atLeast, test.atMost)
+			}
+		})
+	}
+}
