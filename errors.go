@@ -31,6 +31,9 @@ var (
 	ErrTruncated = errors.New("tcpls: connection ended without a secure close")
 	// ErrPathSilent: the peer didn't answer on a path in time.
 	ErrPathSilent error = &timeoutError{"tcpls: path is silent"}
+	// ErrAddressGone: the local address of a path was removed from this machine,
+	// or its link is down.
+	ErrAddressGone = errors.New("tcpls: local address is gone")
 	// ErrNoToken: the server allows no further path for now.
 	ErrNoToken = errors.New("tcpls: the server has given no token for a further path")
 	// ErrJoined: the connection given to Server has become a further path of a

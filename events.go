@@ -26,6 +26,10 @@ const (
 	// EventNoPath: no path is left; the session waits for one, for
 	// Config.ReconnectFor. Err tells why the last one is gone.
 	EventNoPath
+	// EventNetwork: addresses or links of this machine have changed. Only
+	// sessions with a path that isn't on loopback are told: on Linux at once,
+	// elsewhere within two seconds.
+	EventNetwork
 	// EventMissed: the events before were too many for who ranges over them;
 	// some are lost.
 	EventMissed
@@ -34,7 +38,7 @@ const (
 var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
-	EventNoPath: "no path", EventMissed: "events missed",
+	EventNoPath: "no path", EventNetwork: "network", EventMissed: "events missed",
 }
 
 func (k EventKind) String() string {
@@ -47,7 +51,8 @@ func (k EventKind) String() string {
 // An Event is something that happened to a session's paths.
 type Event struct {
 	Kind EventKind
-	// Path is the path in question, nil for EventNoPath and EventMissed.
+	// Path is the path in question, nil for EventNoPath, EventNetwork and
+	// EventMissed.
 	Path *Path
 	// Err tells why, where something failed.
 	Err error
@@ -74,8 +79,7 @@ type observer struct {
 // none.
 func (s *Session) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
-		o := &observer{signal: make(chan struct{}, 1)}
-		s.watchers.add(o)
+		o := s.watchers.add()
 		defer s.watchers.remove(o)
 		for over := false; ; {
 			for _, e := range s.watchers.take(o) {
@@ -97,13 +101,15 @@ func (s *Session) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
-func (w *observers) add(o *observer) {
+func (w *observers) add() *observer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.list == nil {
 		w.list = make(map[*observer]struct{})
 	}
+	o := &observer{signal: make(chan struct{}, 1)}
 	w.list[o] = struct{}{}
+	return o
 }
 
 func (w *observers) remove(o *observer) {

@@ -138,6 +138,9 @@ func (s *Session) startWatch(p *Path) {
 	p.watch.due = time.Since(s.began) + silentAsk
 	if p.watch.timer == nil {
 		p.watch.timer = time.AfterFunc(silentAsk, func() { s.look(p) })
+		if p.local().IsValid() {
+			machine.join(s)
+		}
 	} else {
 		p.watch.timer.Reset(silentAsk)
 	}

@@ -111,6 +111,7 @@ func (s *Session) setCause(err error) bool {
 	streams := s.streams()
 	s.recovered()
 	s.forgetTokens()
+	machine.leave(s)
 	if s.early == EarlyDataPending && s.greeting != nil {
 		s.greeting.timer.Stop()
 	}

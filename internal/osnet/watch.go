@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -68,6 +69,39 @@ func Watch(ctx context.Context) <-chan Event {
 	return events
 }
 
+// An Interface is one of this machine's links with its addresses.
+type Interface struct {
+	Index int
+	Name  string
+	Up    bool         // it is on and has a carrier
+	Addrs []netip.Addr // that can be used; with a zone if they are link-local
+}
+
+// Interfaces returns this machine's interfaces, in the order of their indices.
+func Interfaces() ([]Interface, error) {
+	n, err := snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return n.list(), nil
+}
+
+func (n *network) list() []Interface {
+	all := make([]Interface, 0, len(n.links))
+	for index, l := range n.links {
+		i := Interface{Index: index, Name: l.name, Up: l.up}
+		for a := range n.addrs {
+			if a.index == index {
+				i.Addrs = append(i.Addrs, a.zoned(l.name))
+			}
+		}
+		slices.SortFunc(i.Addrs, netip.Addr.Compare)
+		all = append(all, i)
+	}
+	slices.SortFunc(all, func(a, b Interface) int { return a.Index - b.Index })
+	return all
+}
+
 // A network is what is known of the interfaces and addresses of this machine.
 type network struct {
 	links map[int]link
@@ -126,11 +160,16 @@ func (n *network) dropAddr(a address, tell func(Event)) {
 }
 
 func (n *network) addrEvent(kind EventKind, a address) Event {
-	e := Event{Kind: kind, Index: a.index, Link: n.links[a.index].name, Addr: a.addr}
+	link := n.links[a.index].name
+	return Event{Kind: kind, Index: a.index, Link: link, Addr: a.zoned(link)}
+}
+
+// zoned is the address as package net writes it.
+func (a address) zoned(link string) netip.Addr {
 	if a.addr.IsLinkLocalUnicast() && a.addr.Is6() {
-		e.Addr = a.addr.WithZone(e.Link)
+		return a.addr.WithZone(link)
 	}
-	return e
+	return a.addr
 }
 
 // become tells what differs in next, and takes it over. What is gone is told

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -125,6 +126,26 @@ func TestInterfaces(t *testing.T) {
 		if _, ok := n.links[a.index]; !ok || !a.addr.IsValid() || a.addr.Is4In6() {
 			t.Errorf("address %v of an interface that isn't there", a)
 		}
+	}
+}
+
+func TestInterfaceList(t *testing.T) {
+	n := networkOf(map[int]link{2: {"wlan0", true}, 1: {"eth0", false}}, otherAddr, localAddr, testAddr)
+	got := n.list()
+	want := []Interface{
+		{1, "eth0", false, []netip.Addr{testAddr.addr}},
+		{2, "wlan0", true, []netip.Addr{otherAddr.addr, localAddr.addr.WithZone("wlan0")}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	all, err := Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loopback := netip.MustParseAddr("127.0.0.1")
+	if !slices.ContainsFunc(all, func(i Interface) bool { return slices.Contains(i.Addrs, loopback) }) {
+		t.Errorf("no interface has %v: %v", loopback, all)
 	}
 }
 
