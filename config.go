@@ -116,7 +116,8 @@ type Config struct {
 	// Listen: from the second connection to an address on, the ClientHello
 	// travels in the SYN, which saves a round trip if one segment holds all of
 	// it: on Ethernet it does without a post-quantum key share, see
-	// tls.Config.CurvePreferences. An observer can link connections by the cookie. On Linux,
+	// tls.Config.CurvePreferences. With Dialer.EarlyData, the first request goes
+	// with it as far as there is room. An observer can link connections by the cookie. On Linux,
 	// net.ipv4.tcp_fastopen needs the bit 1 for clients (the default) and 2 for
 	// servers. Wherever it can't be had, the connection is an ordinary one.
 	// Default: off.

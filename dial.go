@@ -54,10 +54,11 @@ type Dialer struct {
 	// EarlyData makes Dial return at once where a ticket in
 	// Config.TLS.ClientSessionCache allows early data (RFC 8446, section 2.3):
 	// what streams write then travels with the ClientHello, and in the SYN with
-	// Config.FastOpen. An observer can send it to the server again, so use it
-	// only for what does no harm when done twice. What the server refuses is sent again after the
-	// handshake, once; Session.EarlyData tells. A handshake that fails ends
-	// the session, with the error that Dial would have returned.
+	// Config.FastOpen, if it is written at once: the ClientHello waits for it
+	// for 5 ms. An observer can send it to the server again, so use it
+	// only for what does no harm when done twice. What the server refuses is
+	// sent again after the handshake, once; Session.EarlyData tells. A handshake
+	// that fails ends the session, with the error that Dial would have returned.
 	EarlyData bool
 	// FallbackDelay is after how long the next address of a name is tried
 	// while the ones before haven't answered (RFC 8305). Default 250 ms;

@@ -153,7 +153,7 @@ func (s *Session) startGreeting(g *greeting, p *Path) {
 }
 
 // earlyPatience is how long a ClientHello waits for early data to go with it.
-const earlyPatience = time.Millisecond
+const earlyPatience = 5 * time.Millisecond
 
 // enqueueRaw queues bytes that are no records of ours. The caller holds outMu.
 func (p *Path) enqueueRaw(b []byte) {

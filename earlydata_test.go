@@ -26,10 +26,7 @@ type earlyWorld struct {
 func newEarlyWorld(t testing.TB, change func(client, server *Config)) *earlyWorld {
 	t.Helper()
 	w := &earlyWorld{inner: memnet.Listen(wideLink)}
-	w.client, w.server = newTestConfigs()
-	w.client.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
-	w.server.TLS.SessionTicketsDisabled = false
-	w.server.MaxEarlyData = 16 << 10
+	w.client, w.server = newEarlyConfigs()
 	if change != nil {
 		change(w.client, w.server)
 	}
@@ -42,6 +39,15 @@ func newEarlyWorld(t testing.TB, change func(client, server *Config)) *earlyWorl
 	}}
 	t.Cleanup(func() { _ = w.listener.Close() })
 	return w
+}
+
+// newEarlyConfigs returns configurations that allow early data.
+func newEarlyConfigs() (client, server *Config) {
+	client, server = newTestConfigs()
+	client.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	server.TLS.SessionTicketsDisabled = false
+	server.MaxEarlyData = 16 << 10
+	return client, server
 }
 
 func (w *earlyWorld) dial(t testing.TB) *Session {

@@ -2,6 +2,7 @@ package tcpls
 
 import (
 	"errors"
+	"net"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -297,10 +298,7 @@ func (p *Path) drain() {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	for p.pending() {
-		b := p.unwritten()
-		p.outMu.Unlock()
-		n, err := p.conn.Write(b)
-		p.outMu.Lock()
+		n, err := p.writeNext()
 		if p.ended {
 			p.dropQueue()
 			p.wakeGate()
@@ -314,6 +312,25 @@ func (p *Path) drain() {
 		p.wakeGate()
 	}
 	p.flushed()
+}
+
+// writeNext waits until the connection has taken the next piece, or, of what is
+// written first, all of it: that may have to open the connection, and then what
+// one segment holds travels in the SYN. The caller holds outMu, which is free
+// meanwhile.
+func (p *Path) writeNext() (int, error) {
+	if p.bytesSent.Load() > 0 {
+		b := p.unwritten()
+		p.outMu.Unlock()
+		defer p.outMu.Lock()
+		return p.conn.Write(b)
+	}
+	p.gather()
+	b := net.Buffers(p.iov)
+	p.outMu.Unlock()
+	defer p.outMu.Lock()
+	n, err := b.WriteTo(p.conn)
+	return int(n), err
 }
 
 func (p *Path) flushed() {
