@@ -41,7 +41,7 @@ const maxRTT = 10 * time.Second
 
 // lateness is how late the watch's timer may be. If it is later, this process
 // didn't run, and its absence is nobody's silence.
-const lateness = 50 * time.Millisecond
+const lateness = 20 * time.Millisecond
 
 // pongs are the path's own PING and PONG; guarded by its outMu.
 type pongs struct {

@@ -40,6 +40,9 @@ const (
 	cutColour   = "#fed7d7"
 )
 
+// markStyle is that of what happened.
+const markStyle = `font-size="12" fill="#9b2c2c"`
+
 // plotBins is how many sample intervals a point of a curve stands for.
 const plotBins = 3
 
@@ -50,7 +53,7 @@ func (r *outcome) plot() string {
 	for _, l := range r.Links {
 		p.top = max(p.top, l.Rate/1e6)
 	}
-	p.top *= 1.15
+	p.top *= 1.25 // room for the marks
 	fmt.Fprintf(p, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="13" fill="%s">`+"\n",
 		plotWidth, plotHeight, plotWidth, plotHeight, inkColour)
 	fmt.Fprintf(p, `<rect width="%d" height="%d" rx="6" fill="#ffffff"/>`+"\n", plotWidth, plotHeight)
@@ -58,6 +61,10 @@ func (r *outcome) plot() string {
 	p.text(plotLeft, 46, `fill="`+faintColour+`"`, r.subtitle())
 	p.cuts(r)
 	p.axes()
+	if r.MigratedAt > 0 {
+		fmt.Fprintf(p, `<path d="M%.1f %dV%d" stroke="#9b2c2c" stroke-dasharray="5 4"/>`+"\n", p.x(r.MigratedAt), plotTop, plotBottom)
+		p.text(p.x(r.MigratedAt)+6, plotTop+14, markStyle, fmt.Sprintf("migration begins at %s", secs(r.MigratedAt)))
+	}
 	p.curve(&r.TLS, tlsColour, 2)
 	p.curve(&r.TCPLS, tcplsColour, 3)
 	p.legend(r)
@@ -124,7 +131,6 @@ func tick(length float64, n int) float64 {
 
 // cuts marks when link 1 was cut and restored.
 func (p *plot) cuts(r *outcome) {
-	const label = `font-size="12" fill="#9b2c2c"`
 	from := -1.0
 	mark := func(until float64) {
 		if from < 0 {
@@ -132,7 +138,7 @@ func (p *plot) cuts(r *outcome) {
 		}
 		fmt.Fprintf(p, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n",
 			p.x(from), plotTop, p.x(until)-p.x(from), plotBottom-plotTop, cutColour)
-		p.text(p.x(from)+4, plotTop+14, label, fmt.Sprintf("link 1 cut at %s", secs(from)))
+		p.text(p.x(from)+4, plotTop+14, markStyle, fmt.Sprintf("link 1 cut at %s", secs(from)))
 		from = -1
 	}
 	for _, c := range r.Links[0].Changes {
@@ -141,7 +147,7 @@ func (p *plot) cuts(r *outcome) {
 			from = c.At
 			continue
 		}
-		p.text(p.x(c.At)+4, plotTop+14, label, fmt.Sprintf("restored at %s", secs(c.At)))
+		p.text(p.x(c.At)+4, plotTop+14, markStyle, fmt.Sprintf("restored at %s", secs(c.At)))
 	}
 	mark(p.seconds)
 }
@@ -157,7 +163,7 @@ func (p *plot) curve(t *transferOutcome, colour string, width float64) {
 		}
 		at := float64(i) * sampleInterval.Seconds()
 		span := min(plotBins*sampleInterval.Seconds(), t.Seconds-at)
-		if i > 0 && span < sampleInterval.Seconds() {
+		if i > 0 && span < 2*sampleInterval.Seconds() {
 			break // too short to say anything
 		}
 		fmt.Fprintf(&points, "%.1f,%.1f ", p.x(at+span/2), p.y(float64(sum)*8/1e6/span))

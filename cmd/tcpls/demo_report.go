@@ -11,17 +11,18 @@ import (
 // An outcome is what a demo found. Times are in seconds since the transfers
 // began, rates in bits per second.
 type outcome struct {
-	What    string          `json:"what"`
-	Size    int64           `json:"size"`
-	Mode    string          `json:"mode"`
-	Cut     string          `json:"cut"`
-	Links   []linkOutcome   `json:"links"`
-	TCPLS   transferOutcome `json:"tcpls"`
-	TLS     transferOutcome `json:"tls"`
-	Events  []eventOutcome  `json:"events"`
-	MaxGap  float64         `json:"gap_limit"` // 0: none, since somebody cut links by hand
-	Pass    bool            `json:"pass"`
-	Verdict string          `json:"verdict"`
+	What       string          `json:"what"`
+	Size       int64           `json:"size"`
+	Mode       string          `json:"mode"`
+	Cut        string          `json:"cut"`
+	Links      []linkOutcome   `json:"links"`
+	TCPLS      transferOutcome `json:"tcpls"`
+	TLS        transferOutcome `json:"tls"`
+	Events     []eventOutcome  `json:"events"`
+	MigratedAt float64         `json:"migrated_at,omitempty"`
+	MaxGap     float64         `json:"gap_limit"` // 0: none, since somebody cut links by hand
+	Pass       bool            `json:"pass"`
+	Verdict    string          `json:"verdict"`
 }
 
 type linkOutcome struct {
@@ -61,7 +62,7 @@ func (d *demo) outcome() *outcome {
 	now := time.Since(d.began)
 	r := &outcome{
 		What: d.content.what, Size: d.content.size, Mode: d.flags.mode, Cut: d.flags.cut,
-		TCPLS: d.tcpls.outcome(now), TLS: d.tls.outcome(now),
+		TCPLS: d.tcpls.outcome(now), TLS: d.tls.outcome(now), MigratedAt: d.migrated.Seconds(),
 	}
 	if r.Mode == modeMigrate {
 		r.Cut = "none"

@@ -32,7 +32,8 @@ type demo struct {
 	server     *tcpls.Session
 	tcpls, tls *transfer
 	began      time.Time
-	touched    bool // somebody has pressed a key
+	migrated   time.Duration // 0: not yet
+	touched    bool          // somebody has pressed a key
 
 	mu      sync.Mutex
 	closers []io.Closer
@@ -277,7 +278,7 @@ func (d *demo) observe(ctx context.Context, end string, s *tcpls.Session) {
 			text = fmt.Sprintf("path %d: in use from now on", e.Path.ID())
 		}
 		if e.Err != nil {
-			text += fmt.Sprintf(" (%v)", e.Err)
+			text += ": " + cause(e.Err)
 		}
 		d.note(time.Since(d.began), "%s  %s", end, text)
 	}
@@ -322,7 +323,8 @@ func (d *demo) addPath(ctx context.Context, link int) {
 
 // migrate moves the session to link 2.
 func (d *demo) migrate(ctx context.Context) {
-	d.note(time.Since(d.began), "client  migrates to link 2")
+	d.migrated = time.Since(d.began)
+	d.note(d.migrated, "client  migrates to link 2")
 	go func() {
 		if _, err := d.client.Migrate(ctx, d.specOf(1)); err != nil && ctx.Err() == nil {
 			d.note(time.Since(d.began), "client  migrating: %v", err)

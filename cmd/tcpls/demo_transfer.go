@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-tcpls/tcpls"
 )
 
 // A transfer is a download whose both ends are here.
@@ -124,7 +127,7 @@ func (t *transfer) silence(now time.Duration) time.Duration {
 	return now - t.last
 }
 
-// A progress of a transfer at a moment.
+// A transferState is a transfer at a moment.
 type transferState struct {
 	name     string
 	received int64
@@ -177,12 +180,15 @@ func (s transferState) words() string {
 // stallAfter is the silence that is called a stall.
 const stallAfter = 500 * time.Millisecond
 
-// cause strips the addresses from an error: the demo's own say nothing.
+// cause strips paths and addresses from an error: the demo's own say nothing.
 func cause(err error) string {
+	if path := (*tcpls.PathError)(nil); errors.As(err, &path) {
+		err = path.Err
+	}
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
 		err = op.Err
 	}
-	return err.Error()
+	return strings.TrimPrefix(err.Error(), "tcpls: ")
 }
 
 // bitrate formats bytes per second as networks count, as 28.7 Mbit/s.
