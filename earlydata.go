@@ -37,10 +37,10 @@ type greeting struct {
 
 // opening is what a session keeps of its greeting.
 type opening struct {
-	greeting *greeting        // nil: the handshake is complete; guarded by inMu, or the path's goroutine's own
-	greeted  *wire.Parameters // what the server answers
-	holding  atomic.Bool      // nothing may be sealed, between early data and what follows it
-	early    EarlyData        // guarded by mu
+	greeting *greeting    // nil: the handshake is complete; guarded by inMu, or the path's goroutine's own
+	greeted  *wire.Answer // what the server answers
+	holding  atomic.Bool  // nothing may be sealed, between early data and what follows it
+	early    EarlyData    // guarded by mu
 }
 
 // EarlyData tells what became of early data.
@@ -125,7 +125,7 @@ func (h *handshake) beginEarly() bool {
 	if err != nil || peer.StreamLimit == 0 {
 		return false
 	}
-	h.peer = peer
+	h.peer = wire.Answer{Parameters: peer.Parameters} // its tokens were that session's
 	h.peer.SessionCredit = min(peer.SessionCredit, uint64(h.engine.EarlyLimit()))
 	h.send, h.receive = ctx.Keys(), ctx.Keys() // nothing can be received yet
 	h.tcpls = true
@@ -268,7 +268,7 @@ func (s *Session) clientGreeted(p *Path) error {
 	s.keys.send.Store(send)
 	s.state.TLS = s.engine.ConnectionState()
 	peer := *s.greeted
-	s.peer = peer
+	s.peer = peer.Parameters
 	s.table.allowed = max(s.table.allowed, peer.StreamLimit)
 	streams := s.streams()
 	s.mu.Unlock()
@@ -293,6 +293,7 @@ func (s *Session) clientGreeted(p *Path) error {
 	}
 	s.gate.allow(peer.SessionCredit)
 	s.endGreeting(accepted)
+	s.takeAnswer(&peer)
 	for _, st := range streams {
 		if st.release(peer.StreamCredit) {
 			p.addReplay(st)
@@ -421,6 +422,7 @@ func (s *Session) serverGreeted(p *Path) {
 	s.state.TLS = s.engine.ConnectionState()
 	s.mu.Unlock()
 	s.endGreeting(true)
+	s.tickets.invitation.settle(s)
 	go s.giveTickets(p) // not under inMu
 }
 

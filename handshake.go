@@ -29,7 +29,8 @@ type handshake struct {
 	joining       *joining  // the path begins before the handshake is complete
 	greeting      *greeting // the session begins before the handshake is complete
 	tcpls         bool
-	peer          wire.Parameters
+	peer          wire.Answer // of a client; else of use once PARAMETERS has come
+	invitation    *invitation // a server's
 	send, receive *record.Keys
 }
 
@@ -89,7 +90,8 @@ func joinHandshake(ctx context.Context, conn net.Conn, s *Session, t token) (*ha
 
 // lookUpToken finds the PSK of a token that a client offers. One of ours that
 // was spent ends the handshake: it is no ticket, so nothing else can be meant.
-func lookUpToken(identity []byte) (*tls13.PSK, error) {
+// It waits for a session whose handshake goes on, while ctx lives.
+func lookUpToken(ctx context.Context, identity []byte) (*tls13.PSK, error) {
 	i, ok := joins.find(identity)
 	if !ok {
 		if joins.isToken(identity) {
@@ -97,7 +99,10 @@ func lookUpToken(identity []byte) (*tls13.PSK, error) {
 		}
 		return nil, nil
 	}
-	s := i.session
+	s := i.to.wait(ctx)
+	if s == nil {
+		return nil, ErrTokenSpent
+	}
 	if s.full() { // told while there is somebody to tell; its token stays good
 		return nil, s.errFull()
 	}
@@ -114,14 +119,19 @@ func lookUpToken(identity []byte) (*tls13.PSK, error) {
 // serverHandshake runs the handshake of a client that offered TCPLS; read
 // holds what it sent so far.
 func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byte) (*handshake, error) {
-	h := &handshake{conn: conn, heard: true}
+	h := &handshake{conn: conn, heard: true, invitation: newInvitation()}
 	engineConfig := &tls13.Config{
-		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, LookupPSK: lookUpToken,
+		TLS: cfg.TLS, NetConn: conn, Extension: wire.ExtensionType,
+		LookupPSK: func(identity []byte) (*tls13.PSK, error) { return lookUpToken(ctx, identity) },
 		Answer: func(offer []byte) ([]byte, error) {
 			if ours, err := wire.ParseOffer(offer); err != nil || !ours {
 				return nil, extensionError(err)
 			}
-			return wire.AppendAnswer(nil, cfg.parameters()), nil
+			answer := wire.AppendAnswer(nil, cfg.parameters())
+			if cfg.MaxPaths > 1 && h.engine.PSKUsed() == nil {
+				answer = wire.AppendTokens(answer, h.invitation.invite())
+			}
+			return answer, nil
 		},
 	}
 	cfg.serverEarly(ctx, engineConfig)
@@ -130,7 +140,11 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 		return h, err
 	}
 	h.engine = engine
-	return h, h.run(ctx, cfg, cfg.HandshakeTimeout, read)
+	err = h.run(ctx, cfg, cfg.HandshakeTimeout, read)
+	if err != nil || !h.tcpls || engine.PSKUsed() != nil {
+		h.invitation.withdraw()
+	}
+	return h, err
 }
 
 // extensionError gives what an Offer or Answer has wrong its alert: what can't

@@ -27,7 +27,7 @@ type testPeer struct {
 	own, control          *record.Context            // sending
 	streams               map[uint32]*record.Context // sending
 	heard                 map[uint32]*record.Context // receiving
-	params                wire.Parameters            // of the session, to a client
+	params                wire.Answer                // of the session, to a client
 
 	next   uint32       // the context announced last
 	raw    []byte       // received, unopened

@@ -283,7 +283,7 @@ func (w *world) checkClosed(t *testing.T) {
 	joins.mu.Lock()
 	defer joins.mu.Unlock()
 	for _, i := range joins.tokens {
-		if i.session == w.server {
+		if i.to.session == w.server {
 			t.Errorf("the token for path %d is still known", i.path)
 		}
 	}

@@ -105,7 +105,7 @@ type ConnectionState struct {
 // bytes that were read behind the handshake.
 func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Session {
 	s := &Session{
-		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer, dial: dial,
+		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer.Parameters, dial: dial,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
@@ -135,13 +135,14 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	} else if !s.client {
 		s.giveTickets(p)
 	}
-	if !s.client && cfg.MaxPaths > 1 {
-		s.giveTokens()
+	if !s.client {
+		s.invite(h)
 	}
 	switch {
 	case s.client && s.greeting != nil:
 		time.AfterFunc(earlyPatience, s.kick) // sooner with the first bytes of a stream
 	case s.client:
+		s.takeAnswer(&h.peer)
 		p.kick() // before anything that was received is answered (protocol 2.4)
 	}
 	go p.readLoop(h.early)

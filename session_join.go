@@ -52,8 +52,8 @@ type registry struct {
 }
 
 type issued struct {
-	session *Session
-	path    uint16
+	to   *invitation
+	path uint16
 }
 
 // mint returns a new token: random bytes, of which some are a MAC of the others,
@@ -77,13 +77,13 @@ func (r *registry) isToken(t []byte) bool {
 	return len(t) == tokenLen && hmac.Equal(r.mac(t), t[tokenLen-tokenMAC:])
 }
 
-func (r *registry) add(t token, s *Session) {
+func (r *registry) add(t token, i *invitation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.tokens == nil {
 		r.tokens = make(map[string]issued)
 	}
-	r.tokens[string(t.bytes)] = issued{s, t.path}
+	r.tokens[string(t.bytes)] = issued{i, t.path}
 }
 
 // find returns the session of a token, without spending it.
@@ -105,9 +105,10 @@ func (r *registry) spend(t []byte) (issued, bool) {
 
 // tickets are a session's tokens; guarded by its mu.
 type tickets struct {
-	given  uint32  // by the server, so far
-	unused []token // the client's, or those of the server that weren't spent
-	peer   bool    // the client's: the server has given some
+	given      uint32  // by the server, so far
+	unused     []token // the client's, or those of the server that weren't spent
+	peer       bool    // the client's: the server has given some
+	invitation *invitation
 }
 
 // mint makes n more tokens. The caller holds mu.
@@ -119,7 +120,7 @@ func (s *Session) mint(n int) (fresh []token) {
 		s.tickets.given++
 		t := token{uint16(s.tickets.given), joins.mint()}
 		s.tickets.unused = append(s.tickets.unused, t)
-		joins.add(t, s)
+		joins.add(t, s.tickets.invitation)
 		fresh = append(fresh, t)
 	}
 	return fresh
@@ -128,10 +129,11 @@ func (s *Session) mint(n int) (fresh []token) {
 // forgetTokens takes the session's tokens out of the registry. The caller
 // holds mu.
 func (s *Session) forgetTokens() {
-	if !s.client {
+	if i := s.tickets.invitation; i != nil {
 		for _, t := range s.tickets.unused {
 			joins.spend(t.bytes)
 		}
+		i.settle(s)
 	}
 	s.tickets.unused = nil
 }
@@ -143,11 +145,7 @@ func (s *Session) giveTokens() {
 	if s.client || s.ended() {
 		return
 	}
-	first := s.tickets.given == 0
 	fresh := s.mint(maxTokens - len(s.tickets.unused))
-	if first {
-		s.startWatch(s.path())
-	}
 	s.control.say(func(c *control) { c.tokens = append(c.tokens, fresh...) })
 }
 
@@ -164,13 +162,7 @@ func (s *Session) receiveToken(f *wire.Frame) error {
 	if len(s.tickets.unused) >= 4*maxTokens {
 		return violation(wire.CodeLimit, "more than %d unused tokens", 4*maxTokens)
 	}
-	s.tickets.given = f.Path
-	s.tickets.unused = append(s.tickets.unused, token{uint16(f.Path), append([]byte(nil), f.Token...)})
-	if !s.tickets.peer {
-		s.tickets.peer = true
-		s.startWatch(s.path())
-	}
-	s.cond.Broadcast()
+	s.keepToken(f.Path, f.Token)
 	return nil
 }
 
@@ -324,7 +316,7 @@ func joined(conn net.Conn, h *handshake) error {
 	if !ok {
 		return ErrTokenSpent
 	}
-	s := i.session
+	s := i.to.session // since the look-up has waited for it
 	s.mu.Lock()
 	for n, t := range s.tickets.unused {
 		if t.path == i.path {

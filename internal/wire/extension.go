@@ -21,6 +21,8 @@ const (
 	idSessionCredit = 2
 	idStreamLimit   = 3
 	idIdleTimeout   = 4
+	idTokens        = 5 // in an Answer only
+	idAddresses     = 6 // likewise
 )
 
 // AppendOffer appends the extension's body in a ClientHello.
@@ -33,21 +35,6 @@ func ParseOffer(b []byte) (ours bool, err error) {
 		return false, &Error{"2.1", "an Offer whose list of versions is empty or has another length"}
 	}
 	return bytes.IndexByte(b[1:], Version) >= 0, nil
-}
-
-// AppendAnswer appends the extension's body in EncryptedExtensions.
-func AppendAnswer(b []byte, p *Parameters) []byte {
-	return appendParameters(append(b, Version), p)
-}
-
-// ParseAnswer reads the extension's body in EncryptedExtensions.
-func ParseAnswer(b []byte) (Parameters, error) {
-	var p Parameters
-	if len(b) == 0 || b[0] != Version {
-		return p, &Error{"2.2", "an Answer with a version that wasn't offered"}
-	}
-	err := p.parse(b[1:])
-	return p, err
 }
 
 // appendParameters appends the parameters that are not 0.
@@ -66,8 +53,13 @@ func appendParameter(b []byte, id, v uint64) []byte {
 	return AppendVarint(b, v)
 }
 
-func (p *Parameters) parse(b []byte) error {
+// parse reads parameters, and those of an Answer into more if it isn't nil.
+func (p *Parameters) parse(b []byte, more *Answer) error {
 	*p = Parameters{}
+	known := uint64(idIdleTimeout)
+	if more != nil {
+		known = idAddresses
+	}
 	var seen uint8 // bit set of ids
 	r := reader{b: b}
 	for len(r.b) > 0 {
@@ -75,13 +67,14 @@ func (p *Parameters) parse(b []byte) error {
 		if r.short {
 			return &Error{"2.3", "parameters that end too early"}
 		}
-		if id == 0 || id > idIdleTimeout { // unknown
+		if id == 0 || id > known {
 			continue
 		}
 		if seen&(1<<id) != 0 {
 			return &Error{"2.3", fmt.Sprintf("parameter %d twice", id)}
 		}
 		seen |= 1 << id
+		var err error
 		switch id {
 		case idStreamCredit:
 			p.StreamCredit = value.varint()
@@ -91,9 +84,16 @@ func (p *Parameters) parse(b []byte) error {
 			p.StreamLimit = value.varint()
 		case idIdleTimeout:
 			p.IdleTimeout = duration(value.varint())
+		case idTokens:
+			err = more.parseTokens(&value)
+		case idAddresses:
+			err = more.parseAddresses(&value)
+		}
+		if err != nil {
+			return err
 		}
 		if value.short || len(value.b) > 0 {
-			return &Error{"2.3", fmt.Sprintf("parameter %d that isn't one varint", id)}
+			return &Error{"2.3", fmt.Sprintf("parameter %d that is too short or too long", id)}
 		}
 		if p.StreamLimit > MaxStreams {
 			return &Error{"2.3", fmt.Sprintf("stream_limit %d", p.StreamLimit)}

@@ -29,6 +29,8 @@ const (
 	GoingAway     Kind = 0x24
 	Close         Kind = 0x25
 	Token         Kind = 0x26
+	AddAddress    Kind = 0x27
+	RemoveAddress Kind = 0x28
 )
 
 // A Place is a sort of context, or a set of them.
@@ -75,6 +77,8 @@ var kinds = [...]struct {
 	GoingAway:     {"GOING_AWAY", "5.14", OnControl},
 	Close:         {"CLOSE", "5.15", OnControl},
 	Token:         {"TOKEN", "5.17", OnControl},
+	AddAddress:    {"ADD_ADDRESS", "5.18", OnControl},
+	RemoveAddress: {"REMOVE_ADDRESS", "5.19", OnControl},
 }
 
 // Known tells whether this version of the protocol defines the kind.
@@ -170,6 +174,18 @@ func AppendToken(b []byte, path uint32, token []byte) []byte {
 	b = AppendVarint(b, uint64(VarintLen(uint64(path))+len(token)))
 	b = AppendVarint(b, uint64(path))
 	return append(b, token...)
+}
+
+// AppendAddAddress tells of one more address of the server (protocol 5.18).
+func AppendAddAddress(b []byte, a Address) []byte {
+	start := len(b)
+	b = AppendVarint(begin(b, AddAddress), a.ID)
+	return end(appendAddrPort(b, a.AddrPort), start)
+}
+
+// AppendRemoveAddress withdraws the address with that id (protocol 5.19).
+func AppendRemoveAddress(b []byte, id uint64) []byte {
+	return appendFrame(b, RemoveAddress, id)
 }
 
 // AppendFin ends the stream in this direction (protocol 5.8).

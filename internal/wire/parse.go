@@ -24,6 +24,7 @@ type Frame struct {
 	Lost    bool       // PATH_LEFT
 	Reason  []byte     // CLOSE; part of the parsed bytes
 	Token   []byte     // TOKEN; part of the parsed bytes
+	Address Address    // ADD_ADDRESS; the id alone REMOVE_ADDRESS
 }
 
 // Parse reads the frame at the front of b, which stands in a context of the
@@ -94,7 +95,7 @@ func (f *Frame) parseBody(r *reader) error {
 	case KeyRequest:
 		f.Epoch = r.varint()
 	case Params:
-		err := f.Params.parse(r.b)
+		err := f.Params.parse(r.b, nil)
 		r.b = nil
 		return err
 	case Reset:
@@ -122,6 +123,13 @@ func (f *Frame) parseBody(r *reader) error {
 		f.Path, f.Token, r.b = uint32(path), r.b, nil
 		if path == 0 || path > maxPath || len(f.Token) < minToken || len(f.Token) > MaxToken {
 			return f.malformed("of %d bytes for path %d", len(f.Token), path)
+		}
+	case AddAddress:
+		return f.parseAddress(r)
+	case RemoveAddress:
+		f.Address.ID = r.varint()
+		if f.Address.ID == 0 {
+			return f.malformed("0")
 		}
 	case Close:
 		return f.parseClose(r)
@@ -152,6 +160,17 @@ func (f *Frame) stream(r *reader) error {
 		return f.malformed("for stream %#x", id)
 	}
 	return nil
+}
+
+func (f *Frame) parseAddress(r *reader) (err error) {
+	var ok bool
+	f.Address.ID = r.varint()
+	f.Address.AddrPort, ok = parseAddrPort(r.b)
+	r.b = nil
+	if !ok || f.Address.ID == 0 {
+		err = f.malformed("that can't be one")
+	}
+	return err
 }
 
 func (f *Frame) parseClose(r *reader) error {

@@ -10,7 +10,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -53,6 +56,32 @@ func (v *parameterVector) parameters() wire.Parameters {
 	}
 }
 
+type answerVector struct {
+	Comment   string
+	Hex       octets
+	ParseOnly bool `json:"parse_only"`
+	parameterVector
+	Tokens []struct {
+		Path  number
+		Token octets
+	}
+	Addresses []struct {
+		ID      number
+		Address netip.AddrPort
+	}
+}
+
+// given returns what is for further paths.
+func (v *answerVector) given() (tokens []wire.PathToken, addresses []wire.Address) {
+	for _, t := range v.Tokens {
+		tokens = append(tokens, wire.PathToken{Path: uint32(t.Path), Token: t.Token})
+	}
+	for _, a := range v.Addresses {
+		addresses = append(addresses, wire.Address{ID: uint64(a.ID), AddrPort: a.Address})
+	}
+	return tokens, addresses
+}
+
 type frameVector struct {
 	Comment   string
 	Name      string
@@ -66,6 +95,8 @@ type frameVector struct {
 	Path                                                    number
 	Lost                                                    bool
 	Token                                                   octets
+	ID                                                      number
+	Address                                                 netip.AddrPort
 	parameterVector
 }
 
@@ -96,12 +127,7 @@ type vectorFile struct {
 		Hex       octets
 		ParseOnly bool `json:"parse_only"`
 	}
-	Answers []struct {
-		Comment   string
-		Hex       octets
-		ParseOnly bool `json:"parse_only"`
-		parameterVector
-	}
+	Answers  []answerVector
 	Frames   []frameVector
 	Trailers []struct {
 		Comment                 string
@@ -166,6 +192,10 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendPathLeft(b, f.Path, f.Lost)
 	case wire.Token:
 		return wire.AppendToken(b, f.Path, f.Token)
+	case wire.AddAddress:
+		return wire.AppendAddAddress(b, f.Address)
+	case wire.RemoveAddress:
+		return wire.AppendRemoveAddress(b, f.Address.ID)
 	case wire.Close:
 		return wire.AppendClose(b, f.Class, f.Code, string(f.Reason))
 	}
@@ -214,10 +244,16 @@ func TestExtensionVectors(t *testing.T) {
 	}
 	for _, v := range file.Answers {
 		want := v.parameters()
-		if got, err := wire.ParseAnswer(v.Hex); got != want || err != nil {
+		got, err := wire.ParseAnswer(v.Hex)
+		if got.Parameters != want || err != nil {
 			t.Errorf("Answer with %s: got %+v, %v; want %+v", v.Comment, got, err, want)
 		}
-		if b := wire.AppendAnswer(nil, &want); !v.ParseOnly && !bytes.Equal(b, v.Hex) {
+		tokens, addresses := v.given()
+		if !reflect.DeepEqual(got.Tokens, tokens) || !slices.Equal(got.Addresses, addresses) {
+			t.Errorf("Answer with %s: got %x and %v; want %x and %v", v.Comment, got.Tokens, got.Addresses, tokens, addresses)
+		}
+		b := wire.AppendAddresses(wire.AppendTokens(wire.AppendAnswer(nil, &want), tokens), addresses)
+		if !v.ParseOnly && !bytes.Equal(b, v.Hex) {
 			t.Errorf("Answer with %s: wrote %x, want %x", v.Comment, b, v.Hex)
 		}
 	}
@@ -247,6 +283,7 @@ func TestFrameVectors(t *testing.T) {
 				Path:    uint32(v.Path),
 				Lost:    v.Lost,
 				Token:   v.Token,
+				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
 			}
 			copy(want.Data[:], v.Data)
 			if !sameFrame(f, want) {
