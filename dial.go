@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -69,6 +70,10 @@ type Dialer struct {
 	// Default: 5 s where a name has several addresses, else no other limits
 	// than the context's, NetDialer's and Config.HandshakeTimeout.
 	AttemptTimeout time.Duration
+	// KeepLosers makes standby paths of the connections that come about though
+	// another address was faster: as many as Config.MaxPaths allows on both
+	// ends. The others are closed, as all are by default.
+	KeepLosers bool
 
 	mu       sync.Mutex
 	sessions map[string]*pooled
@@ -177,6 +182,9 @@ func (d *Dialer) attempt(ctx context.Context, to target, cfg *Config, offer bool
 		}
 		s, h, err = connect(ctx, a.conn, cfg, how)
 		switch {
+		case err == nil && h.tcpls:
+			r.keep(s)
+			return s, h, nil
 		case err == nil:
 			return s, h, nil
 		case sockets.FastOpen && h.unconnected(err):
@@ -221,6 +229,11 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 	if cfg.FastOpen {
 		useFastOpen(&nd, cfg.Logger)
 	}
+	if spec.Interface != "" {
+		if err := d.locate(&spec, address); err != nil {
+			return nil, err
+		}
+	}
 	if spec.Local.IsValid() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(spec.Local)
 	}
@@ -237,6 +250,23 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 		return nil, err
 	}
 	return conn, nil
+}
+
+// locate makes a local address of the interface in spec.
+func (d *Dialer) locate(spec *PathSpec, address string) error {
+	switch {
+	case d.DialContext != nil:
+		return errors.New("tcpls: PathSpec.Interface can't be used with Dialer.DialContext, which makes the connections")
+	case spec.Local.IsValid():
+		return errors.New("tcpls: PathSpec.Local and Interface can't be used together")
+	}
+	remote, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("tcpls: PathSpec.Interface: %w", err)
+	}
+	local, err := interfaceAddr(spec.Interface, remote.Addr())
+	spec.Local = netip.AddrPortFrom(local, 0)
+	return err
 }
 
 // useFastOpen makes nd's sockets defer their connecting to the first write,

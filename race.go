@@ -26,8 +26,10 @@ const (
 
 // A race is the way to one of several addresses. One goroutine owns it.
 type race struct {
-	ctx     context.Context // of all attempts
+	caller  context.Context // of Dial
+	ctx     context.Context // of all attempts; it outlives Dial if losers are kept
 	cancel  context.CancelFunc
+	leave   func() bool // ends ctx's dependence on the caller's; nil: losers aren't kept
 	dial    func(ctx context.Context, address string) (net.Conn, error)
 	waiting []string      // addresses that weren't tried yet
 	delay   time.Duration // between two attempts; negative: one follows the other's failure
@@ -46,8 +48,13 @@ type attempt struct {
 
 // newRace begins nothing before the first call of next.
 func (d *Dialer) newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
-	r := &race{dial: dial, waiting: addresses, delay: d.FallbackDelay, timeout: d.AttemptTimeout, results: make(chan attempt, len(addresses))}
-	r.ctx, r.cancel = context.WithCancel(ctx)
+	r := &race{caller: ctx, dial: dial, waiting: addresses, delay: d.FallbackDelay, timeout: d.AttemptTimeout, results: make(chan attempt, len(addresses))}
+	if d.KeepLosers && len(addresses) > 1 {
+		r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		r.leave = context.AfterFunc(ctx, r.cancel)
+	} else {
+		r.ctx, r.cancel = context.WithCancel(ctx)
+	}
 	if r.delay == 0 {
 		r.delay = attemptDelay
 	}
@@ -117,9 +124,10 @@ func (r *race) fail(a attempt) {
 
 // err says why every address has failed.
 func (r *race) err(address string) error {
+	if cause := context.Cause(r.caller); cause != nil && (len(r.failed) == 0 || r.leave != nil) {
+		r.failed = append(r.failed, cause)
+	}
 	switch {
-	case len(r.failed) == 0:
-		return context.Cause(r.ctx)
 	case len(r.failed) > 1:
 		return &raceError{address, r.failed}
 	}
@@ -133,14 +141,43 @@ func (r *race) err(address string) error {
 func (r *race) end() {
 	r.cancel()
 	if r.running > 0 {
-		go func() {
-			for range r.running {
-				if a := <-r.results; a.err == nil {
-					_ = a.conn.Close() // never used
-				}
-			}
-		}()
+		go r.rest(r.running, func(conn net.Conn) { _ = conn.Close() }) // never used
 	}
+}
+
+// rest takes the connections of the last n attempts.
+func (r *race) rest(n int, use func(net.Conn)) {
+	for range n {
+		if a := <-r.results; a.err == nil {
+			use(a.conn)
+		}
+	}
+}
+
+// keep lets the attempts that still run go on, and makes their connections paths
+// of s that stand by, one after the other, as many as it may have.
+func (r *race) keep(s *Session) {
+	if r.running == 0 || r.leave == nil || !r.leave() {
+		return
+	}
+	n, cancel := r.running, r.cancel
+	r.running, r.cancel = 0, func() {} // for end
+	go func() {
+		defer cancel()
+		defer context.AfterFunc(s.Context(), cancel)()
+		err := s.Handshake(r.ctx) // before which there is no token
+		r.rest(n, func(conn net.Conn) {
+			if err != nil || len(s.Paths()) >= s.cfg.MaxPaths {
+				_ = conn.Close() // never used
+				return
+			}
+			ctx, cancel := context.WithTimeout(r.ctx, s.cfg.HandshakeTimeout)
+			defer cancel()
+			if _, err := s.JoinPath(ctx, conn); err != nil {
+				s.log.Debug("a connection that lost the race can't be kept", "remote", conn.RemoteAddr(), "error", err)
+			}
+		})
+	}()
 }
 
 // An addressError is an error that doesn't name its address itself.

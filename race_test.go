@@ -140,19 +140,21 @@ func TestRace(t *testing.T) {
 // A raceWorld is a server that is reached by several addresses of one name.
 type raceWorld struct {
 	client *Config
+	server *Config
 	dialer Dialer
 	inner  *memnet.Listener
 
 	mu      sync.Mutex
 	conns   map[string]*memnet.Conn
-	swallow []string // addresses on which nothing arrives behind the connect
-	reset   []string // addresses on which the ClientHello is answered by RST
+	delays  map[string]time.Duration // of connecting
+	swallow []string                 // addresses on which nothing arrives behind the connect
+	reset   []string                 // addresses on which the ClientHello is answered by RST
 }
 
 func newRaceWorld(t *testing.T, change func(w *raceWorld)) *raceWorld {
 	t.Helper()
 	client, server := newTestConfigs()
-	w := &raceWorld{client: client, inner: memnet.Listen(wideLink), conns: make(map[string]*memnet.Conn)}
+	w := &raceWorld{client: client, server: server, inner: memnet.Listen(wideLink), conns: make(map[string]*memnet.Conn)}
 	server.MaxPaths = 0
 	if change != nil {
 		change(w)
@@ -181,6 +183,11 @@ func newRaceWorld(t *testing.T, change func(w *raceWorld)) *raceWorld {
 }
 
 func (w *raceWorld) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(w.delays[address]):
+	}
 	conn, err := w.inner.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -202,7 +209,9 @@ func (w *raceWorld) attempt(t *testing.T, addresses ...string) (*Session, error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, _, err := w.dialer.attempt(t.Context(), target{"tcp", "localhost:443", addresses}, cfg, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel() // what goes on behind Dial isn't bound by its context
+	s, _, err := w.dialer.attempt(ctx, target{"tcp", "localhost:443", addresses}, cfg, true)
 	return s, err
 }
 
@@ -252,9 +261,95 @@ func TestRaceErrors(t *testing.T) {
 
 		w.client.TLS.ServerName = "example.com"
 		_, err = w.attempt(t, "c", "d")
-		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); !ok || w.conns["d"] != nil {
+		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); !ok || strings.Contains(err.Error(), "localhost:443") {
 			t.Errorf("with the wrong name: %v", err)
 		}
+	})
+}
+
+// Connections that lose become standby paths where that is asked for, within
+// the bounds of both ends, and are closed otherwise.
+func TestKeepLosers(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		keep           bool
+		client, server int // MaxPaths; 0: the default
+		silent         bool
+		paths          int
+	}{
+		{name: "not asked for", paths: 1},
+		{name: "kept", keep: true, paths: 3},
+		{name: "client's bound", keep: true, client: 2, paths: 2},
+		{name: "server's bound", keep: true, server: 2, paths: 2},
+		{name: "a server without tokens", keep: true, server: 1, paths: 1},
+		{name: "a silent one", keep: true, silent: true, paths: 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newRaceWorld(t, func(w *raceWorld) {
+					w.dialer.KeepLosers = test.keep
+					w.client.MaxPaths, w.server.MaxPaths = test.client, test.server
+					w.delays = map[string]time.Duration{"a": 2 * time.Second, "b": time.Second}
+					if test.silent {
+						w.swallow = []string{"a"}
+					}
+				})
+				s, err := w.attempt(t, "a", "b", "c")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := len(s.Paths()); n != 1 {
+					t.Errorf("%d paths at first", n)
+				}
+				time.Sleep(time.Minute)
+				if n := len(s.Paths()); n != test.paths {
+					t.Errorf("%d paths, want %d", n, test.paths)
+				}
+				kept := make(map[net.Conn]bool)
+				for _, p := range s.Paths() {
+					kept[p.conn] = true
+				}
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for address, conn := range w.conns {
+					if _, err := conn.Write(nil); kept[conn] == errors.Is(err, net.ErrClosed) {
+						t.Errorf("the connection to %s is kept: %v; Write: %v", address, kept[conn], err)
+					}
+				}
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+	t.Run("the session ends first", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRaceWorld(t, func(w *raceWorld) {
+				w.dialer.KeepLosers, w.client.MaxPaths = true, 0
+				w.delays = map[string]time.Duration{"a": time.Hour}
+			})
+			s, err := w.attempt(t, "a", "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil { // the bubble waits for what is left
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("nobody", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRaceWorld(t, func(w *raceWorld) {
+				w.dialer.KeepLosers = true
+				w.delays = map[string]time.Duration{"a": time.Hour, "b": time.Hour}
+			})
+			began := time.Now()
+			_, err := w.attempt(t, "a", "b")
+			wantErrorIs(t, "two addresses that are silent", err, context.DeadlineExceeded)
+			if d := time.Since(began); d != attemptDelay+attemptTimeout {
+				t.Errorf("it took %v", d)
+			}
+		})
 	})
 }
 

@@ -172,6 +172,11 @@ func (s *Session) receiveToken(f *wire.Frame) error {
 type PathSpec struct {
 	// Local is the local address; its port may be 0.
 	Local netip.AddrPort
+	// Interface names a network interface, instead of Local: the path starts
+	// at its address of the server's family. Packets leave by that interface
+	// only where the system routes by source address, as Linux does by rules
+	// ("ip rule"). Not with Dialer.DialContext.
+	Interface string
 	// Remote is the server's address.
 	Remote netip.AddrPort
 }
