@@ -105,3 +105,29 @@ func TestPatienceLearns(t *testing.T) {
 		})
 	}
 }
+
+// Close doesn't wait for a path that is silent, once the peer has confirmed the
+// end on another one.
+func TestCloseBesideASilentPath(t *testing.T) { synctest.Test(t, testCloseBesideASilentPath) }
+
+func testCloseBesideASilentPath(t *testing.T) {
+	w := newWorld(t, wideLink, nil)
+	w.addPath(t)
+	if _, err := w.client.OpenStream(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.conn(0).Stall(true)
+	time.Sleep(10 * time.Second) // of the bubble's
+	if main := w.client.path(); main.ID() != 1 {
+		t.Fatalf("path %d is in use, path 0 is %v", main.ID(), w.client.Paths()[0].State())
+	}
+	for _, s := range []*Session{w.client, w.server} {
+		began := time.Now()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the end took %v, CloseTimeout is %v", took, s.cfg.CloseTimeout)
+		}
+	}
+}

@@ -188,8 +188,12 @@ func (s *Session) farewell(p *Path) {
 		if other == p {
 			continue
 		}
-		if !p.in.closed {
+		switch {
+		case !p.in.closed:
 			_ = s.control.take(other) // what can't be sealed any more can't be said
+		case other.State() == PathSuspect:
+			other.abandon() // the peer has confirmed the end, and doesn't answer here
+			continue
 		}
 		other.sealAlert(levelWarning, alertCloseNotify)
 	}

@@ -23,6 +23,7 @@ type clientFlags struct {
 	insecure     bool
 	requireTCPLS bool
 	timeout      time.Duration
+	paths        pathSpecs // of get and put
 }
 
 func (f *clientFlags) register(cmd *cobra.Command) {
@@ -86,6 +87,7 @@ func readRoots(name string) (*x509.CertPool, error) {
 // connections. Each request has a stream of its own.
 type remote struct {
 	dialer  *tcpls.Dialer
+	paths   *pathKeeper
 	http    *http.Client
 	timeout time.Duration
 }
@@ -95,9 +97,17 @@ func (f *clientFlags) remote(t *tool, to target) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Logger = t.pathLogger()
 	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
+	keeper := &pathKeeper{tool: t, specs: f.paths}
 	transport := &http.Transport{
-		DialTLSContext:        d.DialStream,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := d.DialStream(ctx, network, address)
+			if stream, ok := conn.(*tcpls.Stream); ok && err == nil {
+				keeper.meet(stream.Session())
+			}
+			return conn, err
+		},
 		DisableKeepAlives:     true, // a stream is cheaper than keeping one
 		DisableCompression:    true, // digests are of the content as stored
 		ExpectContinueTimeout: 2 * time.Second,
@@ -105,6 +115,7 @@ func (f *clientFlags) remote(t *tool, to target) (*remote, error) {
 	}
 	return &remote{
 		dialer:  d,
+		paths:   keeper,
 		timeout: f.timeout,
 		http: &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -106,7 +104,7 @@ func (d *demo) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ln, err := tcpls.Listen("tcp", "127.0.0.1:0", &tcpls.Config{TLS: d.serverConfig(cert), CloseTimeout: closing, Logger: d.sessionLogger()})
+	ln, err := tcpls.Listen("tcp", "127.0.0.1:0", &tcpls.Config{TLS: d.serverConfig(cert), CloseTimeout: closing, Logger: d.pathLogger()})
 	if err != nil {
 		return err
 	}
@@ -151,14 +149,6 @@ func (d *demo) link(to net.Addr, shape linkemu.Shape) (*linkemu.Link, error) {
 	return l, err
 }
 
-// sessionLogger is silent by default: the view tells what happens.
-func (d *demo) sessionLogger() *slog.Logger {
-	if d.logLevel == "warn" {
-		return nil
-	}
-	return d.logger
-}
-
 func (d *demo) serverConfig(cert tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: d.secret}
 }
@@ -182,7 +172,7 @@ var hello = []byte("hello\n")
 func (d *demo) openTCPLS(ctx context.Context, ln *tcpls.Listener, cert tls.Certificate) error {
 	var err error
 	d.client, err = tcpls.Dial(ctx, "tcp", d.links[0].tcpls.Addr().String(), &tcpls.Config{
-		TLS: d.clientConfig(cert), Fallback: tcpls.FallbackRefuse, CloseTimeout: closing, Logger: d.sessionLogger(),
+		TLS: d.clientConfig(cert), Fallback: tcpls.FallbackRefuse, CloseTimeout: closing, Logger: d.pathLogger(),
 	})
 	if err != nil {
 		return err
@@ -270,17 +260,9 @@ func (d *demo) start(ctx context.Context) {
 // observe notes what happens to the paths of one end.
 func (d *demo) observe(ctx context.Context, end string, s *tcpls.Session) {
 	for e := range s.Events(ctx) {
-		text := e.Kind.String()
-		if e.Path != nil {
-			text = fmt.Sprintf("path %d: %s", e.Path.ID(), strings.TrimPrefix(text, "path "))
+		if text := eventText(e); text != "" {
+			d.note(time.Since(d.began), "%s  %s", end, text)
 		}
-		if e.Kind == tcpls.EventMainPath {
-			text = fmt.Sprintf("path %d: in use from now on", e.Path.ID())
-		}
-		if e.Err != nil {
-			text += ": " + cause(e.Err)
-		}
-		d.note(time.Since(d.began), "%s  %s", end, text)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ that ends in a slash prints the folder's listing.`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.get(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)
+	f.paths.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&f.output, "output", "o", "", "save as this `file`, or in this folder; - is standard output")
 	flags.BoolVarP(&f.force, "force", "f", false, "replace files that are there already")
@@ -62,7 +64,7 @@ func (t *tool) get(ctx context.Context, f *getFlags, args []string) error {
 	if len(fetches) == 1 && d.saveAs == "" {
 		return t.list(ctx, d.remote, d.from)
 	}
-	p := startProgress(t.ui, len(fetches))
+	p := startProgress(t.ui, len(fetches), remotes.paths)
 	defer p.stop()
 	return t.inParallel(ctx, f.parallel, len(fetches), func(i int) error {
 		d := fetches[i]
@@ -176,6 +178,17 @@ func (rs remotes) to(t *tool, f *clientFlags, to target) (*remote, error) {
 	}
 	rs[key] = r
 	return r, nil
+}
+
+// paths tells of the paths of all sessions, if there is something to tell.
+func (rs remotes) paths() string {
+	var texts []string
+	for _, r := range rs {
+		if text := r.paths.summary(); text != "" {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
 }
 
 func (rs remotes) close(t *tool) {

@@ -19,8 +19,8 @@ import (
 
 const usage = `Usage:
     tcpls serve [DIR|FILE] [--listen ADDR] [--cert F --key F] [--allow-put]
-    tcpls get URL... [-o FILE|DIR]
-    tcpls put FILE... URL
+    tcpls get URL... [-o FILE|DIR] [--path src:ADDR]...
+    tcpls put FILE... URL [--path src:ADDR]...
     tcpls nc HOST:PORT
     tcpls nc -l ADDR
     tcpls check HOST:PORT [--json]
@@ -170,6 +170,15 @@ func (t *tool) open() error {
 	t.secret = f
 	t.say("warning: the secrets of all sessions go to %s; who has that file can read them", name)
 	return nil
+}
+
+// pathLogger is for sessions whose events are told to the person anyway: it is
+// silent at the default level.
+func (t *tool) pathLogger() *slog.Logger {
+	if t.logLevel == "warn" {
+		return nil
+	}
+	return t.logger
 }
 
 // atLeast refuses fewer arguments and names what is missing.

@@ -22,14 +22,15 @@ type progress struct {
 	skipped atomic.Int64 // of those, the ones that needn't travel
 	total   atomic.Int64 // bytes of the transfers whose size is known
 	files   int
-	ended   atomic.Int64 // files
+	paths   func() string // in words, or ""
+	ended   atomic.Int64  // files
 
 	stopc chan struct{}
 	wg    sync.WaitGroup
 }
 
-func startProgress(u *ui, files int) *progress {
-	p := &progress{u: u, started: time.Now(), files: files, stopc: make(chan struct{})}
+func startProgress(u *ui, files int, paths func() string) *progress {
+	p := &progress{u: u, started: time.Now(), files: files, paths: paths, stopc: make(chan struct{})}
 	interval := lineInterval
 	if u.width != nil {
 		interval = barInterval
@@ -60,6 +61,7 @@ func (p *progress) show() {
 	state := progressState{
 		done: p.done.Load(), total: p.total.Load(), skipped: p.skipped.Load(),
 		files: p.files, ended: int(p.ended.Load()), elapsed: time.Since(p.started),
+		paths: p.paths(),
 	}
 	if p.u.width != nil {
 		p.u.draw(state.bar(p.u.width()))
@@ -73,6 +75,7 @@ type progressState struct {
 	done, total, skipped int64
 	files, ended         int
 	elapsed              time.Duration
+	paths                string
 }
 
 // line says in words where the transfers are.
@@ -86,6 +89,9 @@ func (s progressState) line() string {
 	if moved > 0 && s.total > s.done {
 		left := time.Duration(float64(s.elapsed) * float64(s.total-s.done) / float64(moved))
 		text += "  " + left.Round(time.Second).String() + " left"
+	}
+	if s.paths != "" {
+		text += "  " + s.paths
 	}
 	if s.files > 1 {
 		text = fmt.Sprintf("%d/%d files  %s", s.ended, s.files, text)

@@ -34,6 +34,7 @@ in a slash is the folder for the files; else it is the one file's new name.`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.put(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)
+	f.paths.register(cmd)
 	cmd.Flags().IntVar(&f.parallel, "parallel", 4, "how many files at once")
 	return cmd
 }
@@ -57,7 +58,7 @@ func (t *tool) put(ctx context.Context, f *putFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	p := startProgress(t.ui, len(sends))
+	p := startProgress(t.ui, len(sends), remotes.paths)
 	defer p.stop()
 	return t.inParallel(ctx, f.parallel, len(sends), func(i int) error {
 		s := sends[i]

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/go-tcpls/tcpls"
+)
+
+// pathSpecs are the values of --path: between which addresses further paths of
+// a session run.
+type pathSpecs []tcpls.PathSpec
+
+func (p *pathSpecs) register(cmd *cobra.Command) {
+	cmd.Flags().Var(p, "path", "open another path that stands by, from src:ADDR, to dst:ADDR:PORT, or both with a comma; repeatable")
+}
+
+// Set parses one more path.
+func (p *pathSpecs) Set(text string) error {
+	var spec tcpls.PathSpec
+	for part := range strings.SplitSeq(text, ",") {
+		end, address, _ := strings.Cut(part, ":")
+		var err error
+		switch end {
+		case "src":
+			var local netip.Addr
+			local, err = netip.ParseAddr(strings.Trim(address, "[]"))
+			spec.Local = netip.AddrPortFrom(local, 0)
+		case "dst":
+			spec.Remote, err = netip.ParseAddrPort(address)
+		default:
+			err = errors.New("neither src nor dst")
+		}
+		if err != nil {
+			return fmt.Errorf("%q isn't a path such as src:192.0.2.7 or dst:198.51.100.1:4433", text)
+		}
+	}
+	*p = append(*p, spec)
+	return nil
+}
+
+// String lists the paths as Set takes them.
+func (p *pathSpecs) String() string {
+	var texts []string
+	for _, spec := range *p {
+		texts = append(texts, specText(spec))
+	}
+	return strings.Join(texts, " ")
+}
+
+func specText(spec tcpls.PathSpec) string {
+	var parts []string
+	if spec.Local.IsValid() {
+		parts = append(parts, "src:"+spec.Local.Addr().String())
+	}
+	if spec.Remote.IsValid() {
+		parts = append(parts, "dst:"+spec.Remote.String())
+	}
+	return strings.Join(parts, ",")
+}
+
+// Type names the flag's value in help texts.
+func (p *pathSpecs) Type() string { return "path" }
+
+// A pathKeeper opens the further paths of a client's sessions, and says what
+// happens to all of them. Its goroutines end with the sessions.
+type pathKeeper struct {
+	tool  *tool
+	specs pathSpecs
+
+	mu       sync.Mutex
+	sessions map[*tcpls.Session]struct{}
+}
+
+// meet looks after a session that it doesn't know yet.
+func (k *pathKeeper) meet(s *tcpls.Session) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, known := k.sessions[s]; known || !s.ConnectionState().TCPLS {
+		return
+	}
+	if k.sessions == nil {
+		k.sessions = make(map[*tcpls.Session]struct{})
+	}
+	k.sessions[s] = struct{}{}
+	context.AfterFunc(s.Context(), func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.sessions, s)
+	})
+	go k.observe(s)
+	for _, spec := range k.specs {
+		go k.open(s, spec)
+	}
+}
+
+// joinPatience is how long a further path may take.
+const joinPatience = 10 * time.Second
+
+func (k *pathKeeper) open(s *tcpls.Session, spec tcpls.PathSpec) {
+	ctx, cancel := context.WithTimeout(s.Context(), joinPatience)
+	defer cancel()
+	_, err := s.Ping(ctx) // behind it the server's tokens have come
+	if err == nil {
+		_, err = s.AddPath(ctx, spec)
+	}
+	if err != nil && s.Context().Err() == nil {
+		k.tool.say("warning: no path %s: %s", specText(spec), cause(err))
+	}
+}
+
+// observe says what happens to the paths of a session.
+func (k *pathKeeper) observe(s *tcpls.Session) {
+	for e := range s.Events(s.Context()) {
+		if text := eventText(e); text != "" {
+			k.tool.say("%s", text)
+		}
+	}
+}
+
+// eventText words an event for a person.
+func eventText(e tcpls.Event) string {
+	if e.Path == nil {
+		switch e.Kind {
+		case tcpls.EventNoPath:
+			return "no path is left, looking for another one: " + cause(e.Err)
+		case tcpls.EventMissed:
+			return "more has happened to the paths than can be told"
+		}
+		return ""
+	}
+	text := fmt.Sprintf("path %d: ", e.Path.ID())
+	switch e.Kind {
+	case tcpls.EventPathJoined:
+		return text + fmt.Sprintf("joined, from %v to %v", e.Path.LocalAddr(), e.Path.RemoteAddr())
+	case tcpls.EventMainPath:
+		return text + "in use from now on"
+	default:
+		text += strings.TrimPrefix(e.Kind.String(), "path ")
+	}
+	if e.Err != nil {
+		text += ": " + cause(e.Err)
+	}
+	return text
+}
+
+// summary lists the paths where there is more to say than that there is one.
+func (k *pathKeeper) summary() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var texts []string
+	dull := true
+	for s := range k.sessions {
+		paths := s.Paths()
+		dull = dull && len(paths) == 1
+		for _, p := range paths {
+			text := fmt.Sprint(p.ID())
+			if state := p.State(); state != tcpls.PathActive {
+				text += " " + state.String()
+				dull = false
+			}
+			texts = append(texts, text)
+		}
+	}
+	if dull {
+		return ""
+	}
+	return "paths " + strings.Join(texts, ", ")
+}

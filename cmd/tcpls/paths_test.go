@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/linkemu"
+)
+
+func TestPathSpecs(t *testing.T) {
+	for _, text := range []string{"src:192.0.2.7", "dst:198.51.100.1:4433", "dst:[2001:db8::1]:443", "src:2001:db8::7,dst:[2001:db8::1]:443"} {
+		var p pathSpecs
+		if err := p.Set(text); err != nil || p.String() != text {
+			t.Errorf("%s was read as %v, %v", text, p, err)
+		}
+	}
+	for _, text := range []string{"", "192.0.2.7", "src:", "src:example.com", "src:192.0.2.7:80", "dst:198.51.100.1", "dst:example.com:443", "if:wlan0", "src:192.0.2.7,"} {
+		var p pathSpecs
+		if err := p.Set(text); err == nil {
+			t.Errorf("%q was taken as %v", text, p)
+		}
+	}
+}
+
+// A lockedBuffer takes what a command writes while a test reads it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, why string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not in 20 s", why)
+		}
+	}
+}
+
+// serveBehind serves a folder behind links, and returns its URL over the first.
+func serveBehind(t *testing.T, dir string, n int) (*url.URL, []*linkemu.Link) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	r, w := io.Pipe()
+	wg.Go(func() {
+		run(ctx, &ui{out: w, err: io.Discard}, []string{"serve", "--listen", "127.0.0.1:0", "--allow-put", dir})
+		w.Close()
+	})
+	var line string
+	if _, err := fmt.Fscanln(r, &line); err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() { io.Copy(io.Discard, r) })
+	u, err := url.Parse(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links []*linkemu.Link
+	for range n {
+		shape := linkemu.Shape{Rate: 4 << 20, Delay: 2 * time.Millisecond}
+		l, err := linkemu.New(u.Host, shape, shape)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		links = append(links, l)
+	}
+	u.Host = links[0].Addr().String()
+	return u, links
+}
+
+// A download and an upload go on over another path when the first one is cut in
+// the middle, and say so.
+func TestFurtherPath(t *testing.T) {
+	for _, verb := range []string{"get", "put"} {
+		t.Run(verb, func(t *testing.T) { testFurtherPath(t, verb) })
+	}
+}
+
+func testFurtherPath(t *testing.T, verb string) {
+	served, local := t.TempDir(), t.TempDir()
+	u, links := serveBehind(t, served, 2)
+	content, err := io.ReadAll(madeData(8 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := filepath.Join(local, "file"), filepath.Join(served, "file")
+	u.Path = "/file"
+	args := []string{"get", "--path", "dst:" + links[1].Addr().String(), "-o", here, u.String()}
+	from, to := there, here
+	if verb == "put" {
+		args = []string{"put", "--path", "dst:" + links[1].Addr().String(), here, u.String()}
+		from, to = here, there
+	}
+	if err := os.WriteFile(from, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr lockedBuffer
+	status := make(chan int, 1)
+	go func() { status <- run(t.Context(), &ui{out: io.Discard, err: &stderr}, args) }()
+	eventually(t, "the further path", func() bool { return strings.Contains(stderr.String(), "path 1: joined, from ") })
+	eventually(t, "the middle", func() bool {
+		down, up := links[0].Delivered()
+		return down+up > 1<<20
+	})
+	links[0].Set(linkemu.Blackhole)
+	if s := <-status; s != exitOK {
+		t.Fatalf("status %d\n%s", s, stderr.String())
+	}
+	got, err := os.ReadFile(to)
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes of %d arrived, or other ones: %v", len(got), len(content), err)
+	}
+	for _, want := range []string{`(?m)^path 1: in use from now on$`, `(?m)file  8\.39 MB  in .*over TCPLS$`} {
+		if !regexp.MustCompile(want).MatchString(stderr.String()) {
+			t.Errorf("%s isn't in\n%s", want, stderr.String())
+		}
+	}
+}
+
+// A path that can't be opened is told, and the rest goes on without it.
+func TestFurtherPathFails(t *testing.T) {
+	served, local := t.TempDir(), t.TempDir()
+	u, links := serveBehind(t, served, 2)
+	links[1].Set(linkemu.Reset)
+	if err := os.WriteFile(filepath.Join(served, "file"), make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/file"
+	var stderr lockedBuffer
+	args := []string{"get", "--path", "dst:" + links[1].Addr().String(), "-o", filepath.Join(local, "file"), u.String()}
+	if s := run(t.Context(), &ui{out: io.Discard, err: &stderr}, args); s != exitOK {
+		t.Fatalf("status %d\n%s", s, stderr.String())
+	}
+	if want := fmt.Sprintf("warning: no path dst:%v: ", links[1].Addr()); !strings.Contains(stderr.String(), want) {
+		t.Errorf("%q isn't in\n%s", want, stderr.String())
+	}
+}
