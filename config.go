@@ -73,6 +73,10 @@ type Config struct {
 	// register of this process for up to 65,536 uses in 20 seconds.
 	ReplayStore ReplayStore
 
+	// Mode says how the paths of a session are used for what this end sends.
+	// Default: ModeFailover.
+	Mode Mode
+
 	// MaxStreams is how many streams the peer may have open at once. Default
 	// 1024, at most 2^29-1; negative: none (docs/protocol.md, 5.5).
 	MaxStreams int
@@ -188,6 +192,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
 		{"MaxEarlyData", d.MaxEarlyData, 0, 1 << 20},
+		{"Mode", int(d.Mode), int(ModeFailover), int(ModeRedundant)},
 		{"MaxPaths", d.MaxPaths, 1, 1<<16 - 1},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},

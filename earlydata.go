@@ -325,7 +325,8 @@ func (s *Stream) greeted(early, keys *record.Keys, again *Path) error {
 	defer s.sendMu.Unlock()
 	s.sendCtx.SetKeys(keys)
 	s.attached = nil
-	if s.kept.len() > 0 && !s.reset {
+	if again != nil && s.kept.len() > 0 && !s.reset {
+		s.kept.doubt(nil)
 		s.replayOn = again
 	}
 	return s.kept.reseal(s.id, early, keys)
@@ -378,7 +379,7 @@ func (k *kept) reseal(context uint32, from, to *record.Keys) error {
 			return err
 		}
 		r.chunk.Release()
-		*r = sentRecord{chunk: chunk, offset: int32(chunk.Commit(rec)), length: int32(len(rec))}
+		*r = sentRecord{chunk: chunk, path: r.path, offset: int32(chunk.Commit(rec)), length: int32(len(rec))}
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ var oversized = map[string]string{}
 // package. The rest of the library is told, so that it can be tested with any.
 var readsClock = map[string]string{
 	"session_timers.go":        "the session's timers give the time to what they call",
+	"path_write.go":            "how fast a full socket takes bytes is a path's rate",
 	"path_watch.go":            "a path knows how long it was silent",
 	"path_read.go":             "each large read of a path has one time",
 	"deadline.go":              "deadlines of the application are points in time",

@@ -53,7 +53,11 @@ type Path struct {
 	sealed                   atomic.Uint64 // records of all contexts on this path
 	resent                   atomic.Uint64 // of those, sent on another path before
 	bytesSent, bytesReceived atomic.Uint64
-	gone                     atomic.Bool // nothing more can be sent
+	gone                     atomic.Bool  // nothing more can be sent
+	lost                     atomic.Bool  // what was sent on it may not arrive
+	leaving                  atomic.Bool  // it is about to be closed
+	rate                     atomic.Int64 // bytes per second, 0: not known
+	roundTrip                atomic.Int64 // ns
 	pongDue                  atomic.Bool
 	lazy                     atomic.Bool // the watch has slowed down
 	suspected                atomic.Bool // state is PathSuspect
@@ -110,12 +114,16 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 			p.raw = raw
 		}
 	}
+	if s.cfg.Mode == ModeAggregate && p.raw != nil {
+		_ = osnet.SetNotSentLowWater(p.raw, spreadLowWater) // without it, slower paths get a little more than they should
+	}
 	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
 	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()
 	p.in.init()
 	p.in.fresh = true
 	p.watch.rtt = s.rtt() // until the path has its own
+	p.roundTrip.Store(int64(s.rtt()))
 	p.noteStart()
 	return p
 }

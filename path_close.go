@@ -95,6 +95,7 @@ func (s *Session) drain(p *Path) bool {
 		return false
 	}
 	p.state = PathDraining
+	p.leaving.Store(true)
 	if p.watch.timer != nil {
 		p.watch.timer.Stop()
 	}

@@ -30,6 +30,7 @@ func (p *Path) ahead(a *attachment, seq uint64, content, frames []byte) error {
 		return errBudget
 	}
 	p.in.budget.earn(len(content))
+	p.in.brought = true
 	if len(s.held) >= maxHeld {
 		return violation(wire.CodeLimit, "more than %d records of stream %d before their turn", maxHeld, s.id)
 	}

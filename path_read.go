@@ -46,6 +46,8 @@ type reading struct {
 	ctlEpoch   uint64
 	budget     budget
 	now        time.Time // of the last read
+	brought    bool      // stream bytes, since the last beat was considered
+	beaten     time.Time // when the last beat was due
 	measured   time.Time // when minRTT was last asked for
 	closed     bool      // the peer sent close_notify
 	repeats    uint      // records that had arrived before
@@ -134,6 +136,7 @@ func (p *Path) measure() {
 		return
 	}
 	if info, err := osnet.TCPInfo(p.raw); err == nil && info.MinRTT > 0 {
+		p.roundTrip.Store(int64(info.RTT))
 		p.sess.minRTT.Store(int64(info.MinRTT))
 	}
 }
@@ -341,6 +344,7 @@ func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 		return true, errBudget
 	}
 	r.budget.earn(len(content))
+	r.brought = true
 	// Once the bytes have arrived, a Read may take them and give the block back.
 	frames = r.scratch()[:copy(r.scratch(), frames)]
 	if err := s.count(len(content)); err != nil {
@@ -493,8 +497,11 @@ func (p *Path) settle() {
 	if s.words.due.Load() || s.control.due.Load() || main.pongDue.Load() {
 		main.kick()
 	}
-	if p != main && p.pongDue.Load() {
-		p.kick()
+	if p != main {
+		p.beat()
+		if p.pongDue.Load() {
+			p.kick()
+		}
 	}
 	if s.keys.wanted.Load() {
 		s.updateKeysIfDue() // acknowledgements may have ended the last update

@@ -20,9 +20,9 @@ type replay struct {
 const maxResend = record.BatchRecords
 
 // moveOff makes the stream go on with its next record on the path to. What
-// was sent before is sent there again if it may be lost. The caller holds no
-// lock.
-func (s *Stream) moveOff(to *Path, lost bool) {
+// was sent before is sent there again if the path that has it is lost. The
+// caller holds no lock.
+func (s *Stream) moveOff(to *Path) {
 	s.sendMu.Lock()
 	for s.sealing { // it doesn't take long: sealing never waits for a socket
 		s.sendCond.Wait()
@@ -30,7 +30,7 @@ func (s *Stream) moveOff(to *Path, lost bool) {
 	s.replayOn = nil
 	switch {
 	case s.reset || s.kept.empty():
-	case lost || s.kept.len() > maxHeld/2:
+	case s.kept.misses():
 		s.replayOn = to
 	default:
 		s.moved = s.sendCtx.Seq()
@@ -47,7 +47,13 @@ func (s *Stream) moveOff(to *Path, lost bool) {
 // blocked reports whether new records have to wait. Those that could overtake
 // older ones on another path are few (protocol 9.6). The caller holds sendMu.
 func (s *Stream) blocked() bool {
-	return s.replayOn != nil || s.sess.holding.Load() || s.moved > 0 && !s.kept.ackedFrom(s.moved) && s.kept.len() >= maxHeld
+	switch {
+	case s.replayOn != nil || s.sess.holding.Load():
+		return true
+	case s.sess.cfg.Mode != ModeAggregate && (s.moved == 0 || s.kept.ackedFrom(s.moved)):
+		return false
+	}
+	return s.kept.len() >= maxHeld && len(s.sess.livePaths()) > 1
 }
 
 func (p *Path) addReplay(s *Stream) {
@@ -86,7 +92,7 @@ func (p *Path) resend() {
 // are more.
 func (p *Path) resendSome(r *replay) (more bool, err error) {
 	s := r.stream
-	records, first := s.kept.from(r.next, maxResend)
+	records, first := s.kept.missing(r.next, p)
 	if len(records) == 0 {
 		return false, nil
 	}
@@ -153,6 +159,55 @@ func (c *control) take(p *Path) error {
 	}
 	p.flush()
 	return nil
+}
+
+// misses reports whether a record's path is lost.
+func (k *kept) misses() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.n {
+		if k.ring[(k.head+i)%len(k.ring)].lost() {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt makes every record count as lost that isn't on the path given, and
+// reports whether there are any.
+func (k *kept) doubt(but *Path) (any bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.n {
+		if r := &k.ring[(k.head+i)%len(k.ring)]; r.path != but || but == nil {
+			r.path, any = nil, true
+		}
+	}
+	return any
+}
+
+func (r *sentRecord) lost() bool { return r.path == nil || r.path.lost.Load() }
+
+// missing returns the next few records from number seq on that are lost, and
+// the number of the first; to is the path that takes them.
+func (k *kept) missing(seq uint64, to *Path) (records []sentRecord, first uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for at := max(seq, k.acked); at < k.acked+uint64(k.n) && len(records) < maxResend; at++ {
+		r := &k.ring[(k.head+int(at-k.acked))%len(k.ring)]
+		switch {
+		case r.lost():
+			if len(records) == 0 {
+				first = at
+			}
+			r.path = to
+			r.chunk.Retain()
+			records = append(records, *r)
+		case len(records) > 0:
+			return records, first
+		}
+	}
+	return records, first
 }
 
 // from returns up to most kept records from number seq on, whose chunks are

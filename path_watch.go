@@ -97,6 +97,7 @@ func (p *Path) pong(data [8]byte) {
 	defer p.sess.mu.Unlock()
 	took := time.Duration(p.sess.lastReceived.Load()) - time.Duration(seq&^watchPing)
 	p.watch.learn(took, p.patience())
+	p.roundTrip.Store(int64(p.watch.rtt))
 }
 
 // learn takes in how long an answer took. One that came after the path had
@@ -216,6 +217,20 @@ func (s *Session) quiet() time.Duration {
 
 // noteStart makes the path's silence begin.
 func (p *Path) noteStart() { p.heard.Store(int64(time.Since(p.sess.began))) }
+
+// beatEvery is how often an end says something on a path that brings it stream
+// bytes while its acknowledgements go elsewhere.
+const beatEvery = silentAsk / 2
+
+// beat shows the peer that what it sends on the path arrives.
+func (p *Path) beat() {
+	r := &p.in
+	if r.brought && r.now.Sub(r.beaten) >= beatEvery {
+		r.beaten = r.now
+		p.answerPing([8]byte{})
+	}
+	r.brought = false
+}
 
 // noteHeard is called for every piece that was read.
 func (p *Path) noteHeard() {

@@ -3,6 +3,7 @@ package tcpls
 import (
 	"errors"
 	"net"
+	"time"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -55,7 +56,7 @@ func (p *Path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 	if k := &p.sess.keys; k.send.Load().Sealed() >= k.limit {
 		k.wanted.Store(true) // whoever reads the path sees to it
 	}
-	return sentRecord{chunk: c, offset: int32(c.Commit(rec)), length: int32(len(rec))}
+	return sentRecord{chunk: c, path: p, offset: int32(c.Commit(rec)), length: int32(len(rec))}
 }
 
 // announce seals the words that are due and, if the next record of a stream or
@@ -246,7 +247,7 @@ func (p *Path) flush() {
 			p.wakeGate()
 			return
 		}
-		full := p.unsent.Load() >= maxUnsent || p.sess.gate.crowded()
+		full := p.unsent.Load() >= maxUnsent || p.sess.gate.crowded() || p.sess.spreads()
 		p.advance(n)
 		if err == osnet.ErrWouldBlock {
 			go p.drain()
@@ -323,7 +324,10 @@ func (p *Path) writeNext() (int, error) {
 		b := p.unwritten()
 		p.outMu.Unlock()
 		defer p.outMu.Lock()
-		return p.conn.Write(b)
+		began := time.Now()
+		n, err := p.conn.Write(b)
+		p.took(n, time.Since(began))
+		return n, err
 	}
 	p.gather()
 	b := net.Buffers(p.iov)

@@ -87,7 +87,14 @@ func (g *sendGate) crowded() bool { return g.held.Load() >= g.mostHeld() }
 
 // room is how many stream bytes may be sealed now, of n wanted.
 func (g *sendGate) room(n int) int {
-	if g.path.gone.Load() || g.path.unsent.Load() >= maxUnsent || g.crowded() {
+	switch s := g.path.sess; {
+	case g.crowded():
+		return 0
+	case s.spreads():
+		if n = min(n, spreadBatch); !s.roomFor() {
+			return 0
+		}
+	case g.path.gone.Load() || g.path.unsent.Load() >= maxUnsent:
 		return 0
 	}
 	n = int(min(uint64(n), g.credit-g.used))

@@ -104,6 +104,9 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	if from == to || s.ended() {
 		return
 	}
+	if lost {
+		from.lost.Store(true)
+	}
 	from.outMu.Lock()
 	from.replays = nil
 	from.outMu.Unlock()
@@ -121,7 +124,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	s.log.Info("path takes over", "path", to.id, "from", from.id, "lost", lost)
 	s.watchers.tell(Event{Kind: EventMainPath, Path: to})
 	for _, st := range streams {
-		st.moveOff(to, lost)
+		st.moveOff(to)
 	}
 	s.pingAgain()
 	to.kick()
@@ -167,8 +170,12 @@ func (s *Session) suspect(p *Path) {
 	p.state = PathSuspect
 	s.mu.Unlock()
 	p.suspected.Store(true)
+	p.lost.Store(true)
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
 	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
+	if p != s.path() {
+		s.resendLost()
+	}
 	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
 }
 
@@ -195,6 +202,7 @@ func (s *Session) revive(p *Path) {
 		return
 	}
 	p.state = PathActive
+	p.lost.Store(false) // TCP delivers what it was given
 	p.watch.asked = 0
 	s.recovered()
 	s.mu.Unlock()
@@ -255,7 +263,7 @@ func (s *Session) goOn(p *Path, err error) {
 	s.log.Warn("path failed", "path", p.id, "error", err)
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
 	if p != s.path() {
-		s.resendMoved()
+		s.resendLost()
 		s.restate(p)
 	}
 	s.reroute(err)
@@ -264,6 +272,7 @@ func (s *Session) goOn(p *Path, err error) {
 // dropPath takes p out of the table. The caller holds mu.
 func (s *Session) dropPath(p *Path) {
 	p.state = PathClosed
+	p.lost.Store(true)
 	if p.watch.timer != nil {
 		p.watch.timer.Stop()
 	}
@@ -271,9 +280,9 @@ func (s *Session) dropPath(p *Path) {
 	s.cond.Broadcast()
 }
 
-// resendMoved sends again what was still on its way on a path that was not the
-// main one any more when it failed.
-func (s *Session) resendMoved() {
+// resendLost sends again, on the main path, what was on its way on another one
+// that is lost.
+func (s *Session) resendLost() {
 	s.switchMu.Lock()
 	defer s.switchMu.Unlock()
 	s.mu.Lock()
@@ -281,11 +290,8 @@ func (s *Session) resendMoved() {
 	s.mu.Unlock()
 	to := s.path()
 	for _, st := range streams {
-		st.sendMu.Lock()
-		missing := st.moved > 0 && !st.kept.ackedFrom(st.moved)
-		st.sendMu.Unlock()
-		if missing {
-			st.moveOff(to, true)
+		if st.kept.misses() {
+			st.moveOff(to)
 		}
 	}
 }
@@ -315,7 +321,8 @@ func (s *Session) resendEnds() {
 		again := st.finSent && st.replayOn == nil && !st.kept.empty()
 		st.sendMu.Unlock()
 		if again {
-			st.moveOff(s.path(), true)
+			st.kept.doubt(nil)
+			st.moveOff(s.path())
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 // written to the socket.
 type sentRecord struct {
 	chunk          *record.Chunk
+	path           *Path // which has it; nil: perhaps none
 	offset, length int32
 }
 
@@ -176,8 +177,17 @@ func (s *Stream) write(p []byte) (n int, err error) {
 func (s *Stream) sealed(seal func(*Path) error) error {
 	s.sealing = true
 	path := s.sess.path()
+	if s.sess.spreads() {
+		if other := s.sess.pick(spreadBatch, s.credit-s.sent); other != nil {
+			path = other
+		}
+	}
+	first := s.sendCtx.Seq()
 	s.sendMu.Unlock()
 	err := seal(path)
+	if err == nil && s.sess.cfg.Mode == ModeRedundant {
+		err = s.copyTo(path, first)
+	}
 	if err != nil && err != errPathGone {
 		s.sess.end(err)
 		err = s.sess.cause()
@@ -237,6 +247,7 @@ func (s *Stream) settleSending() {
 				s.finDue, s.finSent = true, false
 				return
 			}
+			s.hasten()
 			if s.kept.empty() { // acknowledged already
 				s.sendMu.Unlock()
 				s.sess.finished(s, true, false)

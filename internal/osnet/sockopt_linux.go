@@ -51,6 +51,14 @@ func SetUserTimeout(rc syscall.RawConn, d time.Duration) error {
 	})
 }
 
+// SetNotSentLowWater makes a socket take no more while n bytes of it aren't sent
+// yet: what waits then waits with the writer, who can still choose another way.
+func SetNotSentLowWater(rc syscall.RawConn, n int) error {
+	return control(rc, "TCP_NOTSENT_LOWAT", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n)
+	})
+}
+
 // SetFastOpenConnect makes connecting with a socket that isn't connected use
 // TCP Fast Open (RFC 7413): it succeeds at once where a cookie of the peer's
 // address is known, and the first write travels in the SYN, as far as one

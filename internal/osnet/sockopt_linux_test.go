@@ -160,3 +160,29 @@ func TestUnsupportedError(t *testing.T) {
 		}
 	}
 }
+
+// A socket that may hold few unsent bytes takes no more once its peer's window
+// and these are full.
+func TestNotSentLowWater(t *testing.T) {
+	a, _ := newTestPair(t)
+	rc := newTestRaw(t, a)
+	const most = 64 << 10
+	if err := SetNotSentLowWater(rc, most); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for piece := make([]byte, 16<<10); ; {
+		if _, err := a.Write(piece); err != nil {
+			break // nobody reads
+		}
+	}
+	info, err := TCPInfo(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.NotSent > 2*most {
+		t.Errorf("%d bytes wait unsent, with a low water of %d", info.NotSent, most)
+	}
+}

@@ -24,6 +24,11 @@ func SetUserTimeout(syscall.RawConn, time.Duration) error {
 	return &UnsupportedError{Feature: "TCP_USER_TIMEOUT", Needs: needsLinux}
 }
 
+// SetNotSentLowWater makes a socket take no more while n bytes aren't sent yet.
+func SetNotSentLowWater(syscall.RawConn, int) error {
+	return &UnsupportedError{Feature: "TCP_NOTSENT_LOWAT", Needs: needsLinux}
+}
+
 // SetFastOpenConnect makes connecting use TCP Fast Open.
 func SetFastOpenConnect(syscall.RawConn) error {
 	return &UnsupportedError{Feature: "TCP_FASTOPEN_CONNECT", Needs: needsLinux}

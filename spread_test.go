@@ -1,0 +1,123 @@
+package tcpls
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+)
+
+// mbit returns a link of so many megabits a second, with a queue for a round
+// trip of 100 ms.
+func mbit(n int, delay time.Duration) memnet.Link {
+	rate := int64(n) * 1e6 / 8
+	return memnet.Link{Rate: rate, Delay: delay, Queue: int(max(rate/10, 32<<10))}
+}
+
+// transfer moves n bytes over a session with the links given, the first of
+// which is the session's own, and returns how long it took.
+func transfer(t *testing.T, mode Mode, n int, links ...memnet.Link) (took time.Duration) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, links[0], func(client, server *Config) {
+			for _, c := range []*Config{client, server} {
+				c.Mode = mode
+				c.StreamRecvWindow, c.SessionRecvWindow = 4<<20, 8<<20
+			}
+		})
+		for _, link := range links[1:] {
+			w.inner.SetLink(link)
+			w.addPath(t)
+		}
+		time.Sleep(time.Second)
+		st, err := w.server.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := testBytes(1, n)
+		began := time.Now()
+		sent := begun(func() error {
+			_, err := st.Write(want)
+			return errors.Join(err, st.CloseWrite())
+		})
+		peer, err := w.client.AcceptStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRead(t, "the transfer", peer, want)
+		took = time.Since(began)
+		wantEOF(t, "the transfer", peer)
+		if err := errors.Join(<-sent, st.Flush(t.Context())); err != nil {
+			t.Error(err)
+		}
+		for _, p := range w.server.Paths() {
+			t.Logf("path %d: %d bytes, %d records sent again", p.ID(), p.Stats().BytesSent, p.Stats().RecordsResent)
+		}
+	})
+	return took
+}
+
+// Two equal links carry nearly twice as much as one; unequal ones never less than the
+// best alone.
+func TestAggregate(t *testing.T) {
+	const n = 40 << 20
+	for _, test := range []struct {
+		name   string
+		links  []memnet.Link
+		atMost float64 // of the time on the first link alone
+	}{
+		{"equal", []memnet.Link{mbit(100, 20*time.Millisecond), mbit(100, 20*time.Millisecond)}, 0.52},
+		{"three", []memnet.Link{mbit(50, 20*time.Millisecond), mbit(50, 20*time.Millisecond), mbit(50, 20*time.Millisecond)}, 0.36},
+		{"unequal", []memnet.Link{mbit(100, 5*time.Millisecond), mbit(10, 50*time.Millisecond)}, 0.95},
+		{"one of them much slower", []memnet.Link{mbit(100, 5*time.Millisecond), mbit(1, 300*time.Millisecond)}, 1.01},
+		{"other delays", []memnet.Link{mbit(50, 10*time.Millisecond), mbit(50, 40*time.Millisecond)}, 0.55},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			alone := transfer(t, ModeFailover, n, test.links[0])
+			both := transfer(t, ModeAggregate, n, test.links...)
+			t.Logf("alone %v, together %v: %.3f", alone, both, both.Seconds()/alone.Seconds())
+			if both.Seconds() > test.atMost*alone.Seconds() {
+				t.Errorf("%v over all links, %v over the first alone", both, alone)
+			}
+		})
+	}
+}
+
+// A path that goes silent while streams are spread loses nothing.
+func TestSpreadFailover(t *testing.T) {
+	for name, cut := range breaks {
+		for _, mode := range []Mode{ModeAggregate, ModeRedundant} {
+			t.Run(name+", "+mode.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, wideLink, func(client, server *Config) { client.Mode, server.Mode = mode, mode })
+					w.addPath(t)
+					st, err := w.server.OpenStream(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					want := testBytes(1, 20<<20)
+					sent := begun(func() error {
+						_, err := st.Write(want)
+						return errors.Join(err, st.CloseWrite())
+					})
+					peer, err := w.client.AcceptStream(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					wantRead(t, "before the cut", peer, want[:5<<20])
+					cut(w.conn(1)) // not the main path
+					began := time.Now()
+					wantRead(t, "after the cut", peer, want[5<<20:6<<20])
+					t.Logf("the next MiB took %v", time.Since(began))
+					wantRead(t, "after the cut", peer, want[6<<20:])
+					wantEOF(t, "after all", peer)
+					if err := errors.Join(<-sent, st.Flush(t.Context())); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
