@@ -109,7 +109,8 @@ func parseSession(entry []byte) (*session, error) {
 	}
 	v.suite = record.SuiteByID(suite)
 	if v.suite == nil || len(v.secret) != v.suite.HashLen ||
-		v.isClient && (sendLimit < minRecordSizeLimit-1 || sendLimit > record.MaxPlaintext) {
+		v.isClient && (sendLimit < minRecordSizeLimit-1 || sendLimit > record.MaxPlaintext) ||
+		!hasOwn && len(own) > 0 {
 		return nil, errSession
 	}
 	v.since, v.created = time.Unix(0, int64(since)), time.Unix(0, int64(created))
