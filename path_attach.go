@@ -74,7 +74,7 @@ func (p *Path) attachFrame(f *wire.Frame) error {
 		if err != nil {
 			return err
 		}
-		if f.Seq > s.controlNext || f.Seq != s.controlNext && !s.spread {
+		if f.Seq > s.controlNext || f.Seq != s.controlNext && !s.spread.Load() {
 			return violation(wire.CodeProtocol, "ATTACH of the control context at record %d, expected %d", f.Seq, s.controlNext)
 		}
 		r.control.InitAt(keys, wire.Control, f.Seq)
@@ -87,13 +87,11 @@ func (p *Path) attachFrame(f *wire.Frame) error {
 		return err
 	}
 	if st == nil {
-		if !s.spread {
+		if !s.spread.Load() {
 			return nil
 		}
 		// All of it has arrived, but our word of that may be lost.
-		if st = r.endedStream(s, f); st == nil {
-			return errBudget
-		}
+		st = r.endedStream(s, f)
 	}
 	keys, err := s.keysToAttach(p, f.Epoch)
 	if err != nil {
@@ -103,7 +101,7 @@ func (p *Path) attachFrame(f *wire.Frame) error {
 		st.openEpoch, st.keyed = f.Epoch, true
 	}
 	switch {
-	case f.Seq != st.recvNext && !s.spread:
+	case f.Seq != st.recvNext && !s.spread.Load():
 		return violation(wire.CodeStreamState, "ATTACH of stream %d at record %d, expected %d", f.Context, f.Seq, st.recvNext)
 	case f.Seq == st.recvNext && f.Epoch != st.openEpoch:
 		return violation(wire.CodeStreamState, "ATTACH of stream %d in epoch %d, expected %d", f.Context, f.Epoch, st.openEpoch)

@@ -59,6 +59,7 @@ func (p *Path) deliverHeld(s *Stream) error {
 			switch f.Kind {
 			case wire.Fin:
 				s.arrivedFin()
+				s.retire(nil) // what came in its place may come on p too
 			case wire.KeyUpdate:
 				s.ackSoon = true
 				s.openEpoch = f.Epoch
@@ -107,20 +108,45 @@ func (p *Path) moveOn(a *attachment, frames []byte) error {
 }
 
 // endedStream stands for a stream that has ended and been forgotten, whose
-// records f announces again; nil where there are too many of them.
+// records f announces again.
 func (r *reading) endedStream(s *Session, f *wire.Frame) *Stream {
 	if a := r.attached[f.Context]; a != nil {
 		return a.stream // it ended while it was attached here
 	}
-	if r.ended++; r.ended > maxEnded {
-		return nil
-	}
 	st := newStream(s, f.Context, 0)
 	// Every record counts as arrived before.
 	st.past, st.keyed, st.readClosed, st.recvEnded, st.recvNext = true, true, true, true, ^uint64(0)
+	r.retire(f.Context)
 	return st
 }
 
-// maxEnded is how many streams that have ended may be attached to one path
-// again: no sender has more of them unacknowledged than it may open.
-const maxEnded = 1 << 16
+// retire notes that a stream has ended whose records may still come on this
+// path: it stays attached, as long as there are few of that sort.
+func (r *reading) retire(id uint32) {
+	r.retired = append(r.retired, id)
+	if len(r.retired) <= maxEnded {
+		return
+	}
+	oldest := r.retired[0]
+	r.retired = r.retired[1:]
+	if a := r.attached[oldest]; a != nil && a.stream.recvEnded {
+		r.detach(oldest)
+	}
+}
+
+// retire ends the stream's attachments, at once to the path that has brought
+// its end, behind which nothing comes there. The caller holds inMu.
+func (s *Stream) retire(p *Path) {
+	if p != nil {
+		p.in.detach(s.id)
+	}
+	for _, other := range s.sess.livePaths() {
+		if other.in.attached[s.id] != nil {
+			other.in.retire(s.id)
+		}
+	}
+}
+
+// maxEnded is how many streams that have ended may be attached to one path. A
+// record of any other ends it (protocol 4.4).
+const maxEnded = 1 << 10

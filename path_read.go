@@ -51,7 +51,7 @@ type reading struct {
 	measured   time.Time // when minRTT was last asked for
 	closed     bool      // the peer sent close_notify
 	repeats    uint      // records that had arrived before
-	ended      int       // streams attached after their end
+	retired    []uint32  // streams that have ended and are still attached, oldest first
 	fresh      bool      // nothing was opened in own yet: its epoch is the sender's choice
 }
 
@@ -364,7 +364,7 @@ func (p *Path) streamFrames(a *attachment, frames []byte) error {
 		switch f.Kind {
 		case wire.Fin:
 			s.arrivedFin()
-			p.in.detach(s.id)
+			s.retire(p)
 		case wire.KeyUpdate:
 			s.ackSoon = true
 			s.openEpoch = f.Epoch

@@ -184,9 +184,14 @@ func (s *Session) look(p *Path) {
 	w.due = now + wait
 	w.timer.Reset(wait)
 	p.lazy.Store(wait > silentAsk)
+	await, seq := s.ping.await && p == s.path(), s.ping.seq
 	s.mu.Unlock()
-	if ask {
+	if ask && await {
+		p.sendPing(seq) // another one would take its answer (protocol 5.6)
+	} else if ask {
 		p.question()
+	}
+	if ask {
 		p.kick()
 	}
 	if suspect {

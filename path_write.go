@@ -40,6 +40,21 @@ func (p *Path) reserve(n int, more bool) *record.Chunk {
 	return c
 }
 
+// reserveApart is reserve for a small record that may stay unacknowledged while
+// all around it is: a large chunk would stay with it.
+func (p *Path) reserveApart(n int) *record.Chunk {
+	if len(p.queue) > 0 {
+		c := p.queue[len(p.queue)-1]
+		if c.Len()+c.Room() < record.LargeChunk && c.Room() >= n+record.Overhead {
+			return c
+		}
+	}
+	c := record.NewChunk(n+record.Overhead, false)
+	c.Charge(&p.sess.gate.held)
+	p.queue = append(p.queue, c)
+	return c
+}
+
 // seal protects b, made from c.Next, in ctx and queues it.
 func (p *Path) seal(c *record.Chunk, ctx *record.Context, b []byte, t record.Type) (sentRecord, error) {
 	rec, err := ctx.Seal(b, t)

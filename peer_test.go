@@ -29,6 +29,8 @@ type testPeer struct {
 	heard                 map[uint32]*record.Context // receiving
 	params                wire.Answer                // of the session, to a client
 
+	path   uint32       // the own context of the path that it reads
+	joined uint32       // the last path's number
 	next   uint32       // the context announced last
 	raw    []byte       // received, unopened
 	frames []heardFrame // received, not yet asked for
@@ -223,7 +225,7 @@ func (p *testPeer) open() bool {
 	if h.Type != record.ApplicationData || h.Version != 0x0303 {
 		p.t.Fatalf("the session sent a record of type %d, version %#x (protocol 1.1)", h.Type, h.Version)
 	}
-	for _, id := range []uint32{p.next, wire.FirstPath} { // NEXT is kept by every session
+	for _, id := range []uint32{p.next, p.path} { // NEXT is kept by every session
 		ctx := p.heard[id]
 		content, t, err := ctx.Open(make([]byte, len(rec)), rec)
 		if err == record.ErrAuth {
@@ -280,6 +282,9 @@ func (p *testPeer) heardFrame(ctx *record.Context, f *heardFrame) {
 		p.next = f.Frame.Context
 		if p.heard[f.Frame.Context] == nil {
 			p.heard[f.Frame.Context] = record.NewContext(p.receiveKeys, f.Frame.Context)
+		}
+		if ctx := p.heard[f.Frame.Context]; ctx.Seq() != f.Seq { // on another path than before
+			ctx.InitAt(ctx.Keys(), f.Frame.Context, f.Seq)
 		}
 	case wire.KeyUpdate:
 		if ctx.Keys() == p.receiveKeys {

@@ -217,7 +217,7 @@ func (s *storm) cut(ctx context.Context, c *memnet.Conn) {
 		end.StallSend(true)
 		back(end.StallSend)
 	case 5: // slow
-		end.SetLink(memnet.Link{Rate: 2 << 10, Delay: time.Second, Queue: 16 << 10})
+		end.SetLink(memnet.Link{Rate: 32 << 10, Delay: time.Second, Queue: 64 << 10})
 	}
 }
 

@@ -68,6 +68,7 @@ type Session struct {
 
 	watchers observers
 
+	spread  atomic.Bool  // joins are possible: the peer may know of more paths than we
 	waiters atomic.Int32 // goroutines that wait for something from the peer
 
 	winMu sync.Mutex
@@ -85,7 +86,6 @@ type Session struct {
 type incoming struct {
 	inMu         sync.Mutex
 	keyed        bool   // the client's PARAMETERS have arrived
-	spread       bool   // the session has had more than one path
 	controlNext  uint64 // number of the control context's next record
 	controlEpoch uint64 // of that record
 }

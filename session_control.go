@@ -90,7 +90,7 @@ func (c *control) seal(p *Path) (sealed bool, err error) {
 	if c.keptBytes() > maxControl || c.owner.Load() != p {
 		return false, nil
 	}
-	chunk := p.reserve(maxControlRecord, false)
+	chunk := p.reserveApart(maxControlRecord)
 	b := c.append(chunk.Next(maxControlRecord)[:record.HeaderLen], maxControlRecord-wire.TrailerLen)
 	update := false
 	c.mu.Lock()
@@ -216,10 +216,11 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		if err != nil || st == nil {
 			return err
 		}
-		if !s.spread {
-			p.in.detach(st.id)
+		if err := st.arrivedReset(f.Code, f.Size); err != nil {
+			return err
 		}
-		return st.arrivedReset(f.Code, f.Size)
+		st.retire(p)
+		return nil
 	case wire.StopSending:
 		st, err := s.ending(f.Context)
 		if err != nil || st == nil {

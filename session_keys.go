@@ -100,13 +100,13 @@ func (s *Session) nextEpoch(p *Path) error {
 
 // keysToAttach returns the keys for a context that p brings anew.
 func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
-	if epoch == s.keys.receiveEpoch+1 && s.spread { // KEY_UPDATE is still on its way on another path
+	if epoch == s.keys.receiveEpoch+1 && s.spread.Load() { // KEY_UPDATE is still on its way on another path
 		if err := s.nextEpoch(p); err != nil {
 			return nil, err
 		}
 	}
 	keys := s.keys.keysFor(epoch)
-	if keys == nil && s.spread && epoch < s.keys.receiveEpoch { // it was under way for two updates
+	if keys == nil && s.spread.Load() && epoch < s.keys.receiveEpoch { // it was under way for two updates
 		return nil, &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
 	}
 	if keys == nil {
@@ -117,10 +117,10 @@ func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
 
 // lags reports whether some context hasn't reached an epoch.
 func (s *Session) lags(p *Path, epoch uint64) bool {
-	if !s.spread && p.in.epoch < epoch || s.controlEpoch < epoch {
+	if !s.spread.Load() && p.in.epoch < epoch || s.controlEpoch < epoch {
 		return true
 	}
-	if s.spread { // a RESET may be under way on another path
+	if s.spread.Load() { // a RESET may be under way on another path
 		return false
 	}
 	s.mu.Lock()

@@ -45,9 +45,6 @@ func (s *Session) setLive(paths []*Path) { s.live.Store(&paths) }
 // addPath takes a new path into the session and starts it; read holds the bytes
 // that came behind the handshake. It reports false if the session has ended.
 func (s *Session) addPath(p *Path, read []byte) bool {
-	s.inMu.Lock()
-	s.spread = true
-	s.inMu.Unlock()
 	s.mu.Lock()
 	if s.ended() {
 		s.mu.Unlock()

@@ -145,7 +145,7 @@ func (s *Session) openThrough(id uint32) error {
 // has ended. It may overtake the ATTACH that opens the stream, or replace it,
 // where that was sent on another path.
 func (s *Session) ending(id uint32) (*Stream, error) {
-	if s.spread && wire.IsStream(id) && wire.ClientOpened(id) != s.client {
+	if s.spread.Load() && wire.IsStream(id) && wire.ClientOpened(id) != s.client {
 		s.mu.Lock()
 		err := s.openThrough(id)
 		s.mu.Unlock()

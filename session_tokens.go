@@ -71,6 +71,7 @@ func (s *Session) invite(h *handshake) {
 	s.startWatch(s.path())
 	s.mu.Unlock()
 	if s.cfg.MaxPaths > 1 {
+		s.spread.Store(true)
 		s.giveTokens()
 	}
 	if h.greeting == nil {
@@ -89,6 +90,7 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 
 // keepToken keeps a token that the server has given. The caller holds mu.
 func (s *Session) keepToken(path uint32, t []byte) {
+	s.spread.Store(true)
 	s.tickets.given = path
 	s.tickets.unused = append(s.tickets.unused, token{uint16(path), append([]byte(nil), t...)})
 	if !s.tickets.peer {
