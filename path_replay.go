@@ -97,11 +97,7 @@ func (p *Path) resendSome(r *replay) (more bool, err error) {
 		return false, nil
 	}
 	attach := !r.begun || first != r.next
-	epoch := s.epoch
-	if first < s.epochSeq {
-		epoch--
-	}
-	if err := p.announce(s.id, attach, epoch, first); err != nil {
+	if err := p.announce(s.id, attach, s.epochOf(first), first); err != nil {
 		return false, err
 	}
 	r.begun, r.next = true, first+uint64(len(records))
@@ -111,6 +107,15 @@ func (p *Path) resendSome(r *replay) (more bool, err error) {
 		p.repeat(rec)
 	}
 	return true, nil
+}
+
+// epochOf is the key epoch of a record that isn't acknowledged. The caller owns
+// the context, or keeps others from sealing by replayOn.
+func (s *Stream) epochOf(seq uint64) uint64 {
+	if seq < s.epochSeq {
+		return s.epoch - 1
+	}
+	return s.epoch
 }
 
 // repeat queues a sealed record once more, and gives its chunk back.

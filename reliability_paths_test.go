@@ -38,6 +38,7 @@ func testReliabilityPaths(t *testing.T, seed uint64) {
 			client.Logger, server.Logger = log.With("end", "client"), log.With("end", "server")
 		}
 		for _, c := range []*Config{client, server} {
+			c.Mode = Mode(r.IntN(int(ModeRedundant) + 1))
 			c.RekeyAfter = 20 + r.IntN(400)
 			c.StreamRecvWindow = 64<<10 + r.IntN(1<<20)
 			c.SessionRecvWindow = c.StreamRecvWindow + r.IntN(1<<20)

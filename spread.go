@@ -164,7 +164,7 @@ func (p *Path) copies(s *Stream, first uint64) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if err := p.announce(s.id, true, s.epoch, at); err != nil {
+	if err := p.announce(s.id, true, s.epochOf(at), at); err != nil {
 		return err
 	}
 	p.resent.Add(uint64(len(records)))
