@@ -122,7 +122,7 @@ func vanished(before, after map[netip.Addr]place) map[netip.Addr]error {
 func (s *Session) networkChanged(gone map[netip.Addr]error) {
 	for _, p := range s.livePaths() {
 		if err := gone[p.local()]; err != nil && s.survives(p) {
-			s.pathFailed(p, &PathError{Path: p.ID(), Op: "network", Err: err})
+			s.giveUp(p, &PathError{Path: p.ID(), Op: "network", Err: err})
 		}
 	}
 	s.watchers.tell(Event{Kind: EventNetwork})

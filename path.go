@@ -66,6 +66,7 @@ type Path struct {
 	state     PathState               // guarded by the session's mu
 	confirmed bool                    // likewise: the peer has sent something on it
 	watch     watch                   // likewise
+	rank      rank
 	heard     atomic.Int64
 
 	pump pump

@@ -451,6 +451,8 @@ func (p *Path) ownFrame(f *wire.Frame) error {
 		p.pong(f.Data)
 	case wire.PathLeft:
 		s.peerLeft(p, f.Path, f.Lost)
+	case wire.PathStatus:
+		p.ranked(f.Backup)
 	case wire.KeyUpdate:
 		return s.receiveEpoch(p, &r.own, &r.epoch, f.Epoch)
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
@@ -15,6 +16,7 @@ import (
 //	busy: records are unacknowledged     ask after silentAsk
 //	streams are open, nothing happens    ask ever less often, up to KeepAlive
 //	asked, and no byte since             suspect after patience
+//	suspect, and no byte since           given up after suspectTime
 
 // watch is what a path knows of its silence; guarded by the session's mu.
 type watch struct {
@@ -29,6 +31,9 @@ const (
 	silentAsk = 100 * time.Millisecond
 	// minPatience is the shortest silence that makes a path suspect.
 	minPatience = 200 * time.Millisecond
+	// suspectTime is how long a silent path is kept that may answer again. It
+	// takes what a join could have, and the kernel's memory.
+	suspectTime = 10 * time.Second
 )
 
 // watchPing marks the watch's PINGs, whose other bits are the time since the
@@ -43,10 +48,11 @@ const maxRTT = 10 * time.Second
 // didn't run, and its absence is nobody's silence.
 const lateness = 20 * time.Millisecond
 
-// pongs are the path's own PING and PONG; guarded by its outMu.
+// pongs are the path's own PING, PONG and PATH_STATUS; guarded by its outMu.
 type pongs struct {
 	ping, pong         [8]byte
 	pingDue, answerDue bool
+	backup, statusDue  bool // what PATH_STATUS is to say
 }
 
 func (p *Path) sendPing(seq uint64) {
@@ -67,7 +73,7 @@ func (p *Path) answerPing(data [8]byte) {
 	p.pongDue.Store(true)
 }
 
-// appendPings appends what is due of PING and PONG. The caller holds outMu.
+// appendPings appends what is due of PING, PONG and PATH_STATUS. The caller holds outMu.
 func (p *Path) appendPings(b []byte) []byte {
 	if !p.pongDue.Load() {
 		return b
@@ -78,7 +84,10 @@ func (p *Path) appendPings(b []byte) []byte {
 	if p.pongs.answerDue {
 		b = wire.AppendPong(b, p.pongs.pong)
 	}
-	p.pongs.pingDue, p.pongs.answerDue = false, false
+	if p.pongs.statusDue {
+		b = wire.AppendPathStatus(b, p.pongs.backup)
+	}
+	p.pongs.pingDue, p.pongs.answerDue, p.pongs.statusDue = false, false, false
 	p.pongDue.Store(false)
 	return b
 }
@@ -132,7 +141,7 @@ func (s *Session) watched() bool { // with mu
 
 // startWatch begins or hastens the watch over p. The caller holds mu.
 func (s *Session) startWatch(p *Path) {
-	if s.ended() || p.state == PathClosed || !s.watched() {
+	if s.ended() || p.state >= PathDraining || !s.watched() { // who drains has another timer
 		return
 	}
 	p.watch.interval = silentAsk
@@ -153,7 +162,7 @@ func (s *Session) look(p *Path) {
 	now := time.Since(s.began)
 	busy := s.gate.unacknowledged() > 0
 	s.mu.Lock()
-	if s.ended() || p.state == PathClosed || !s.watched() {
+	if s.ended() || p.state >= PathDraining || !s.watched() {
 		s.mu.Unlock()
 		return
 	}
@@ -166,6 +175,7 @@ func (s *Session) look(p *Path) {
 	}
 	ask := w.asked == 0 && silent >= w.interval
 	suspect := p.state == PathActive && w.asked > 0 && silent >= p.patience()
+	given := p.state == PathSuspect && silent >= max(suspectTime, 2*p.patience())
 	switch {
 	case suspect || p.state == PathSuspect:
 		w.interval = silentAsk
@@ -181,6 +191,10 @@ func (s *Session) look(p *Path) {
 	if w.asked > 0 {
 		wait = max(min(w.interval, p.patience()-silent), 10*time.Millisecond)
 	}
+	settle, back := s.comesBack(p, now)
+	if back && settle > 0 {
+		wait = min(wait, settle)
+	}
 	w.due = now + wait
 	w.timer.Reset(wait)
 	p.lazy.Store(wait > silentAsk)
@@ -194,8 +208,13 @@ func (s *Session) look(p *Path) {
 	if ask {
 		p.kick()
 	}
-	if suspect {
+	switch {
+	case suspect:
 		s.suspect(p)
+	case given:
+		s.giveUp(p, &PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
+	case back && settle == 0:
+		s.comeBack(p)
 	}
 }
 
@@ -209,6 +228,28 @@ func (w *watch) excuse(heard *atomic.Int64, late time.Duration) {
 	if w.asked > 0 {
 		w.asked += late
 	}
+}
+
+// retryOften makes the kernel try a silent path every second, however long it was
+// silent, so that we hear soon that it works again; or ends that. Where the
+// kernel can't, it takes longer.
+func (p *Path) retryOften(on bool) {
+	most := time.Duration(0)
+	if on {
+		most = time.Second
+	}
+	if p.raw != nil {
+		_ = osnet.SetMaxRTO(p.raw, most)
+	}
+}
+
+// giveUp ends a path on which nobody hears us. The kernel would try for minutes
+// to deliver what it still holds, which is sent elsewhere.
+func (s *Session) giveUp(p *Path, err error) {
+	if c, ok := p.conn.(interface{ SetLinger(seconds int) error }); ok {
+		_ = c.SetLinger(0)
+	}
+	s.pathFailed(p, err)
 }
 
 // quiet is the longest time between two questions on a path on which nothing
@@ -236,6 +277,9 @@ func (p *Path) beat() {
 	}
 	r.brought = false
 }
+
+// noteActive makes the path's proof begin. The caller holds mu.
+func (p *Path) noteActive() { p.rank.since = time.Since(p.sess.began) }
 
 // noteHeard is called for every piece that was read.
 func (p *Path) noteHeard() {

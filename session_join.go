@@ -179,6 +179,9 @@ type PathSpec struct {
 	Interface string
 	// Remote is the server's address.
 	Remote netip.AddrPort
+	// Backup makes the path a backup, which both ends use only while there is
+	// no other one; see Path.SetBackup.
+	Backup bool
 }
 
 // A dialPath opens a TCP connection for a path.
@@ -213,20 +216,24 @@ func (s *Session) join(ctx context.Context, spec PathSpec) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.JoinPath(ctx, conn)
+	return s.joinAs(ctx, conn, spec.Backup)
 }
 
 // JoinPath is AddPath over a connection that exists, which it owns from then
 // on.
 func (s *Session) JoinPath(ctx context.Context, conn net.Conn) (*Path, error) {
-	p, err := s.joinOver(ctx, conn)
+	return s.joinAs(ctx, conn, false)
+}
+
+func (s *Session) joinAs(ctx context.Context, conn net.Conn, backup bool) (*Path, error) {
+	p, err := s.joinOver(ctx, conn, backup)
 	if err != nil {
 		_ = conn.Close() // the error of the join matters more
 	}
 	return p, err
 }
 
-func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
+func (s *Session) joinOver(ctx context.Context, conn net.Conn, backup bool) (*Path, error) {
 	t, err := s.takeToken(ctx)
 	if err != nil {
 		return nil, err
@@ -241,8 +248,12 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn) (*Path, error) {
 	}
 	p := newPath(s, t.path, conn, h.engine.SendLimit())
 	p.watch.rtt = h.roundTrip
+	p.rank.own.Store(backup)
 	if !s.addPath(p, h.early) {
 		return nil, s.cause()
+	}
+	if backup {
+		p.sayBackup(true)
 	}
 	return p, nil
 }

@@ -53,6 +53,7 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 	p.out.Init(s.keys.send.Load(), wire.PathContext(p.id)) // every later epoch is said on the path
 	s.setLive(append(slices.Clone(s.livePaths()), p))
 	s.running++
+	p.noteActive()
 	for _, other := range s.livePaths() {
 		other.pump.rouse() // Reads leave the sockets to the paths' goroutines
 		s.startWatch(other)
@@ -145,18 +146,6 @@ func (s *Session) anyActive() bool {
 	return slices.ContainsFunc(s.livePaths(), func(p *Path) bool { return p.state == PathActive })
 }
 
-// best is the path to use instead of p, nil if there is none.
-func (s *Session) best(p *Path) (best *Path) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, other := range s.livePaths() {
-		if other != p && other.state == PathActive {
-			return other
-		}
-	}
-	return nil
-}
-
 // suspect acts on the silence of p.
 func (s *Session) suspect(p *Path) {
 	s.mu.Lock()
@@ -168,6 +157,7 @@ func (s *Session) suspect(p *Path) {
 	s.mu.Unlock()
 	p.suspected.Store(true)
 	p.lost.Store(true)
+	p.retryOften(true)
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
 	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
 	if p != s.path() {
@@ -200,9 +190,11 @@ func (s *Session) revive(p *Path) {
 	}
 	p.state = PathActive
 	p.lost.Store(false) // TCP delivers what it was given
+	p.noteActive()
 	p.watch.asked = 0
 	s.recovered()
 	s.mu.Unlock()
+	p.retryOften(false)
 	s.log.Info("path answers again", "path", p.id)
 	s.watchers.tell(Event{Kind: EventPathRecovered, Path: p})
 	s.reroute(nil)
@@ -377,7 +369,8 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	defer s.mu.Unlock()
 	d := &s.departure
 	d.ends = d.ends || lost
-	if main := s.path(); main.ID() == id && main != on {
+	// A server goes where its client wants to be.
+	if main := s.path(); main != on && (main.ID() == id || !lost && !s.client) {
 		d.from, d.to, d.lost = main, on, lost
 	}
 	if (d.ends || d.to != nil) && !d.running {
@@ -401,8 +394,11 @@ func (s *Session) follow() {
 			d.from.suspected.Store(true)
 		}
 		s.mu.Unlock()
+		if d.to != nil && d.lost {
+			d.from.retryOften(true)
+		}
 		if d.to != nil && d.to.State() == PathActive && d.from == s.path() {
-			s.switchTo(d.to, d.lost)
+			s.switchTo(d.to, d.from.State() != PathActive)
 		}
 		s.reroute(&PathError{Path: s.path().ID(), Op: "read", Err: ErrPathSilent})
 		if d.ends {

@@ -111,8 +111,11 @@ func (s *Stream) hasten() {
 	}
 }
 
-// usable reports whether something may be sent on the path.
-func (p *Path) usable() bool {
+// usable reports whether something is to be sent on the path.
+func (p *Path) usable() bool { return p.works() && (!p.rank.backup() || p.sess.onlyBackups()) }
+
+// works reports whether something may be sent on the path.
+func (p *Path) works() bool {
 	return !p.gone.Load() && !p.suspected.Load() && !p.leaving.Load()
 }
 

@@ -47,6 +47,8 @@ var clientViolations = []violationTest{
 	{"5.2 ATTACH with a reserved mode", func(p *testPeer) { p.writeFrames([]byte{byte(wire.Attach), 4, 1, 0, 0, 1}) }, wire.CodeFrame},
 	{"5.16 PATH_LEFT of path 65536", func(p *testPeer) { p.writeFrames(wire.AppendPathLeft(nil, 1<<16, false)) }, wire.CodeFrame},
 	{"5.16 PATH_LEFT for an unknown reason", func(p *testPeer) { p.writeFrames([]byte{byte(wire.PathLeft), 2, 0, 2}) }, wire.CodeFrame},
+	{"5.20 PATH_STATUS 2", func(p *testPeer) { p.writeFrames([]byte{byte(wire.PathStatus), 1, 2}) }, wire.CodeFrame},
+	{"5.20 PATH_STATUS in the control context", func(p *testPeer) { p.writeControl(wire.AppendPathStatus(nil, true)) }, wire.CodeFrame},
 	{"5.16 PATH_LEFT in the control context", func(p *testPeer) { p.writeControl(wire.AppendPathLeft(nil, 0, false)) }, wire.CodeFrame},
 	{"5.5 STREAM_LIMIT too large", func(p *testPeer) { p.writeFrames(wire.AppendStreamLimit(nil, wire.MaxStreams+1)) }, wire.CodeFrame},
 	{"5.9 KEY_UPDATE to epoch 0", func(p *testPeer) { p.writeFrames(wire.AppendKeyUpdate(nil, 0)) }, wire.CodeFrame},

@@ -59,6 +59,20 @@ func SetNotSentLowWater(rc syscall.RawConn, n int) error {
 	})
 }
 
+// SetMaxRTO bounds how long the kernel waits before it sends again what isn't
+// acknowledged, which doubles each time, to the millisecond and at least a
+// second. 0 stands for the 120 seconds that are the default. Linux 6.15 has it.
+func SetMaxRTO(rc syscall.RawConn, d time.Duration) error {
+	const most = 120 * time.Second
+	if d == 0 || d > most {
+		d = most
+	}
+	d = max(d, time.Second)
+	return control(rc, "TCP_RTO_MAX_MS", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(d/time.Millisecond))
+	})
+}
+
 // SetFastOpenConnect makes connecting with a socket that isn't connected use
 // TCP Fast Open (RFC 7413): it succeeds at once where a cookie of the peer's
 // address is known, and the first write travels in the SYN, as far as one

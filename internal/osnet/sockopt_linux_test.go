@@ -70,6 +70,35 @@ func TestUserTimeout(t *testing.T) {
 	}
 }
 
+func TestMaxRTO(t *testing.T) {
+	a, _ := newTestPair(t)
+	rc := newTestRaw(t, a)
+	if err := SetMaxRTO(rc, time.Second); errors.Is(err, errors.ErrUnsupported) {
+		t.Skipf("Linux 6.15 has it: %v", err)
+	}
+	for _, test := range []struct {
+		d    time.Duration
+		want int // milliseconds in the kernel
+	}{
+		{1500 * time.Millisecond, 1500},
+		{time.Millisecond, 1000},
+		{time.Hour, 120_000},
+		{0, 120_000},
+	} {
+		if err := SetMaxRTO(rc, test.d); err != nil {
+			t.Fatalf("%v: %v", test.d, err)
+		}
+		var got int
+		err := control(rc, "TCP_RTO_MAX_MS", func(fd int) (err error) {
+			got, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS)
+			return err
+		})
+		if got != test.want || err != nil {
+			t.Errorf("%v: the kernel has %d ms, %v; want %d", test.d, got, err, test.want)
+		}
+	}
+}
+
 func TestTCPInfo(t *testing.T) {
 	a, b := newTestPair(t)
 	const size = 1 << 20

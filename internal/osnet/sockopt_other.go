@@ -29,6 +29,11 @@ func SetNotSentLowWater(syscall.RawConn, int) error {
 	return &UnsupportedError{Feature: "TCP_NOTSENT_LOWAT", Needs: needsLinux}
 }
 
+// SetMaxRTO bounds how long the kernel waits before it sends again.
+func SetMaxRTO(syscall.RawConn, time.Duration) error {
+	return &UnsupportedError{Feature: "TCP_RTO_MAX_MS", Needs: needsLinux}
+}
+
 // SetFastOpenConnect makes connecting use TCP Fast Open.
 func SetFastOpenConnect(syscall.RawConn) error {
 	return &UnsupportedError{Feature: "TCP_FASTOPEN_CONNECT", Needs: needsLinux}

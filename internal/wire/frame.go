@@ -20,6 +20,7 @@ const (
 	Ping          Kind = 0x06
 	Pong          Kind = 0x07
 	PathLeft      Kind = 0x08
+	PathStatus    Kind = 0x09
 	Fin           Kind = 0x10
 	KeyUpdate     Kind = 0x11
 	Params        Kind = 0x20
@@ -68,6 +69,7 @@ var kinds = [...]struct {
 	Ping:          {"PING", "5.6", OnPath},
 	Pong:          {"PONG", "5.7", OnPath},
 	PathLeft:      {"PATH_LEFT", "5.16", OnPath},
+	PathStatus:    {"PATH_STATUS", "5.20", OnPath},
 	Fin:           {"FIN", "5.8", OnStream},
 	KeyUpdate:     {"KEY_UPDATE", "5.9", OnPath | OnControl | OnStream},
 	Params:        {"PARAMETERS", "5.10", OnControl},
@@ -166,6 +168,16 @@ func AppendPathLeft(b []byte, path uint32, lost bool) []byte {
 		why = 1
 	}
 	return appendFrame(b, PathLeft, uint64(path), why)
+}
+
+// AppendPathStatus says whether the path that it stands on is a backup
+// (protocol 5.20).
+func AppendPathStatus(b []byte, backup bool) []byte {
+	status := uint64(0)
+	if backup {
+		status = 1
+	}
+	return appendFrame(b, PathStatus, status)
 }
 
 // AppendToken gives a token for the path with that number (protocol 5.17).

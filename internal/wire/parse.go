@@ -22,6 +22,7 @@ type Frame struct {
 	Params  Parameters // PARAMETERS
 	Path    uint32     // PATH_LEFT, TOKEN
 	Lost    bool       // PATH_LEFT
+	Backup  bool       // PATH_STATUS
 	Reason  []byte     // CLOSE; part of the parsed bytes
 	Token   []byte     // TOKEN; part of the parsed bytes
 	Address Address    // ADD_ADDRESS; the id alone REMOVE_ADDRESS
@@ -118,12 +119,14 @@ func (f *Frame) parseBody(r *reader) error {
 		if path > maxPath || why > 1 {
 			return f.malformed("of path %d for reason %d", path, why)
 		}
-	case Token:
-		path := r.varint()
-		f.Path, f.Token, r.b = uint32(path), r.b, nil
-		if path == 0 || path > maxPath || len(f.Token) < minToken || len(f.Token) > MaxToken {
-			return f.malformed("of %d bytes for path %d", len(f.Token), path)
+	case PathStatus:
+		status := r.varint()
+		f.Backup = status == 1
+		if status > 1 {
+			return f.malformed("%d", status)
 		}
+	case Token:
+		return f.parseToken(r)
 	case AddAddress:
 		return f.parseAddress(r)
 	case RemoveAddress:
@@ -158,6 +161,15 @@ func (f *Frame) stream(r *reader) error {
 	f.Context = uint32(id)
 	if id > math.MaxUint32 || !IsStream(f.Context) {
 		return f.malformed("for stream %#x", id)
+	}
+	return nil
+}
+
+func (f *Frame) parseToken(r *reader) error {
+	path := r.varint()
+	f.Path, f.Token, r.b = uint32(path), r.b, nil
+	if path == 0 || path > maxPath || len(f.Token) < minToken || len(f.Token) > MaxToken {
+		return f.malformed("of %d bytes for path %d", len(f.Token), path)
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ type frameVector struct {
 	Data                                                    octets
 	Reason                                                  string
 	Path                                                    number
-	Lost                                                    bool
+	Lost, Backup                                            bool
 	Token                                                   octets
 	ID                                                      number
 	Address                                                 netip.AddrPort
@@ -190,6 +190,8 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendGoingAway(b, f.Context)
 	case wire.PathLeft:
 		return wire.AppendPathLeft(b, f.Path, f.Lost)
+	case wire.PathStatus:
+		return wire.AppendPathStatus(b, f.Backup)
 	case wire.Token:
 		return wire.AppendToken(b, f.Path, f.Token)
 	case wire.AddAddress:
@@ -282,6 +284,7 @@ func TestFrameVectors(t *testing.T) {
 				Reason:  []byte(v.Reason),
 				Path:    uint32(v.Path),
 				Lost:    v.Lost,
+				Backup:  v.Backup,
 				Token:   v.Token,
 				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
 			}
