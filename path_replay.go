@@ -28,6 +28,9 @@ func (s *Stream) moveOff(to *Path) {
 		s.sendCond.Wait()
 	}
 	s.replayOn = nil
+	if pin := s.pinned(); pin != nil {
+		to = pin
+	}
 	switch {
 	case s.reset || s.kept.empty():
 	case s.kept.misses():

@@ -21,7 +21,8 @@ type sendGate struct {
 	held    atomic.Int64 // bytes of the chunks that these, and the path's queue, lie in
 	ticket  uint64
 	waiting turns
-	path    *Path // the session's main one
+	path    *Path        // the session's main one
+	pins    atomic.Int32 // streams that have, or had, a path of their own
 }
 
 // A turn is a stream's place at the gate.
@@ -85,11 +86,16 @@ func (g *sendGate) mostHeld() int64 { return 2*int64(g.limit) + 4*record.LargeCh
 // crowded reports whether the chunks are too many for another one.
 func (g *sendGate) crowded() bool { return g.held.Load() >= g.mostHeld() }
 
-// room is how many stream bytes may be sealed now, of n wanted.
-func (g *sendGate) room(n int) int {
-	switch s := g.path.sess; {
+// room is how many stream bytes of t's stream may be sealed now, of n wanted.
+func (g *sendGate) room(t *turn, n int) int {
+	s, pin := g.path.sess, t.stream.pinned()
+	switch {
 	case g.crowded():
 		return 0
+	case pin != nil:
+		if pin.unsent.Load() >= maxUnsent {
+			return 0
+		}
 	case s.spreads():
 		if n = min(n, spreadBatch); !s.roomFor() {
 			return 0
@@ -115,13 +121,11 @@ func (g *sendGate) room(n int) int {
 func (g *sendGate) enter(t *turn, n int) (got int, next *turn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	first := t.index == 0 || len(g.waiting) == 0
 	if t.index < 0 && len(g.waiting) > 0 {
 		g.push(t)
-		first = t.index == 0 // more urgent than who waits
 	}
-	if first {
-		got = g.room(n)
+	if g.mayEnter(t) {
+		got = g.room(t, n)
 	}
 	if got == 0 {
 		if t.index < 0 {
@@ -143,12 +147,38 @@ func (g *sendGate) push(t *turn) {
 	heap.Push(&g.waiting, t)
 }
 
-// first is who may go next, if there is room for it. The caller holds mu.
+// mayEnter reports whether nobody waits for the same path who comes before t.
+func (g *sendGate) mayEnter(t *turn) bool {
+	if t.index <= 0 || g.pins.Load() == 0 {
+		return t.index <= 0
+	}
+	mine := t.stream.pinned()
+	for i, other := range g.waiting {
+		if other != t && g.waiting.Less(i, t.index) && other.stream.pinned() == mine {
+			return false
+		}
+	}
+	return true
+}
+
+// first is who may go next, if there is room for it. Streams on a path of
+// their own don't wait for others. The caller holds mu.
 func (g *sendGate) first() *turn {
-	if len(g.waiting) == 0 || g.room(1) == 0 {
+	switch {
+	case len(g.waiting) == 0:
+		return nil
+	case g.room(g.waiting[0], 1) > 0:
+		return g.waiting[0]
+	case g.pins.Load() == 0:
 		return nil
 	}
-	return g.waiting[0]
+	var first *turn
+	for i, t := range g.waiting {
+		if g.room(t, 1) > 0 && (first == nil || g.waiting.Less(i, first.index)) {
+			first = t
+		}
+	}
+	return first
 }
 
 // wake lets the stream try. The caller holds neither the gate's lock nor any

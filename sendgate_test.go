@@ -46,7 +46,7 @@ func TestGateRoom(t *testing.T) {
 		g.kept, g.used = test.kept, test.used
 		g.path.unsent.Store(test.unsent)
 		g.held.Store(test.held)
-		if got := g.room(test.want); got != test.got {
+		if got := g.room(&turn{stream: &Stream{}}, test.want); got != test.got {
 			t.Errorf("%s: room for %d of %d bytes, want %d", test.name, got, test.want, test.got)
 		}
 	}

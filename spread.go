@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -175,5 +176,42 @@ func (p *Path) copies(s *Stream, first uint64) error {
 		p.repeat(rec)
 	}
 	p.flush()
+	return nil
+}
+
+// SetPath sends what is written to the stream from now on over p and no other
+// path, so that it doesn't wait for what others carry; nil leaves the choice to
+// Config.Mode again. While p is silent or after it has failed, the stream goes on as if it had no
+// path of its own. The error is a *PathError if p isn't active or isn't a path
+// of the stream's session, or ErrNotTCPLS. The peer's direction is the peer's
+// business.
+func (s *Stream) SetPath(p *Path) error {
+	switch {
+	case s.plain != nil:
+		return ErrNotTCPLS
+	case p != nil && p.sess != s.sess:
+		return &PathError{Path: p.ID(), Op: "set", Err: errors.New("it is of another session")}
+	case p != nil && p.State() != PathActive:
+		return &PathError{Path: p.ID(), Op: "set", Err: fmt.Errorf("it is %v", p.State())}
+	}
+	s.sendMu.Lock()
+	for s.sealing {
+		s.sendCond.Wait()
+	}
+	if p != nil && s.pin.Load() == nil {
+		s.sess.gate.pins.Add(1)
+	}
+	s.pin.Store(p)
+	s.moved = s.sendCtx.Seq()
+	s.sendMu.Unlock()
+	s.sess.gate.wake()
+	return nil
+}
+
+// pinned is the stream's own path, nil if it has none that can be used.
+func (s *Stream) pinned() *Path {
+	if p := s.pin.Load(); p != nil && p.usable() {
+		return p
+	}
 	return nil
 }

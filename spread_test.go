@@ -1,7 +1,9 @@
 package tcpls
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,4 +122,53 @@ func TestSpreadFailover(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A stream on a path of its own doesn't wait for what another path carries,
+// and goes on elsewhere when its path is gone.
+func TestSetPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, mbit(1, 20*time.Millisecond), nil)
+		w.inner.SetLink(mbit(100, 20*time.Millisecond))
+		fast := w.addPath(t)
+		slow, peerSlow := openStream(t, w.client, w.server)
+		own, peerOwn := openStream(t, w.client, w.server)
+		if err := own.SetPath(fast); err != nil {
+			t.Fatal(err)
+		}
+		const n = 4 << 20
+		bulk := begun(func() error {
+			_, err := slow.Write(testBytes(1, n))
+			return err
+		})
+		time.Sleep(time.Second) // the main path's queue is full
+		began := time.Now()
+		done := begun(func() error {
+			_, err := own.Write(testBytes(2, n))
+			return err
+		})
+		wantRead(t, "on a path of its own", peerOwn, testBytes(2, n/2))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("2 MiB took %v on a path of 100 Mbit/s", took)
+		}
+		w.conn(1).Reset()
+		if err := errors.Join(func() error {
+			got := make([]byte, n/2)
+			_, err := io.ReadFull(peerOwn, got)
+			if err == nil && !bytes.Equal(got, testBytes(2, n)[n/2:]) {
+				err = errors.New("other bytes were read than written")
+			}
+			return err
+		}(), <-done); err != nil {
+			t.Error(err)
+		}
+		wantRead(t, "on the main path", peerSlow, testBytes(1, n))
+		if err := <-bulk; err != nil {
+			t.Error(err)
+		}
+		var broken *PathError
+		if err := own.SetPath(fast); !errors.As(err, &broken) {
+			t.Errorf("SetPath to a path that has failed: %v", err)
+		}
+	})
 }

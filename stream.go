@@ -49,7 +49,8 @@ type streamSend struct {
 	attached      *Path       // the last record's; the sealer's own
 	replayOn      *Path       // sends records again: no new ones meanwhile
 	introDue      bool
-	moved         uint64 // records below it were sealed for an earlier path
+	pin           atomic.Pointer[Path] // chosen by the application
+	moved         uint64               // records below it were sealed for an earlier path
 	finDue        bool
 	finSent       bool
 	reset         bool // by a RESET of ours

@@ -177,7 +177,9 @@ func (s *Stream) write(p []byte) (n int, err error) {
 func (s *Stream) sealed(seal func(*Path) error) error {
 	s.sealing = true
 	path := s.sess.path()
-	if s.sess.spreads() {
+	if pin := s.pinned(); pin != nil {
+		path = pin
+	} else if s.sess.spreads() {
 		if other := s.sess.pick(spreadBatch, s.credit-s.sent); other != nil {
 			path = other
 		}
@@ -185,7 +187,7 @@ func (s *Stream) sealed(seal func(*Path) error) error {
 	first := s.sendCtx.Seq()
 	s.sendMu.Unlock()
 	err := seal(path)
-	if err == nil && s.sess.cfg.Mode == ModeRedundant {
+	if err == nil && s.sess.cfg.Mode == ModeRedundant && s.pin.Load() == nil {
 		err = s.copyTo(path, first)
 	}
 	if err != nil && err != errPathGone {
