@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
@@ -63,6 +64,10 @@ type Config struct {
 	// MaxPaths is how many paths a client may have open at once in a session.
 	// Default 8, at most 65,535; 1: no joins.
 	MaxPaths int
+	// Addresses are further addresses of a server, besides the one that a client
+	// dials: its clients are told, and may open paths there. At most 16;
+	// Session.Advertise changes them later. Default: none.
+	Addresses []netip.AddrPort
 
 	// MaxEarlyData is how many bytes of streams a server accepts as early data,
 	// and allows in the tickets that it gives. Early data can be replayed by
@@ -202,6 +207,13 @@ func (c *Config) withDefaults() (*Config, error) {
 		if f.value < f.lo || f.value > f.hi {
 			return nil, fmt.Errorf("tcpls: Config.%s is %d; it must be from %d to %d", f.name, f.value, f.lo, f.hi)
 		}
+	}
+	var err error
+	if d.Addresses, err = serverAddresses(d.Addresses); err != nil {
+		return nil, fmt.Errorf("%w (Config.Addresses)", err)
+	}
+	if len(d.Addresses) > wire.MaxAddresses {
+		return nil, fmt.Errorf("tcpls: Config.Addresses has %d; a client holds %d", len(d.Addresses), wire.MaxAddresses)
 	}
 	if d.HandshakeTimeout < 0 || d.CloseTimeout < 0 || d.IdleTimeout < 0 {
 		return nil, errors.New("tcpls: Config has a negative HandshakeTimeout, CloseTimeout or IdleTimeout")

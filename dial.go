@@ -176,7 +176,11 @@ func (d *Dialer) attempt(ctx context.Context, to target, cfg *Config, offer bool
 		if !ok {
 			return nil, h, r.err(to.address)
 		}
-		how := approach{offer: offer, early: d.EarlyData, dial: d.paths(to.network, d.reached(to.address, a.conn), cfg)}
+		reached := d.reached(to.address, a.conn)
+		how := approach{offer: offer, early: d.EarlyData, dial: d.paths(to.network, reached, cfg)}
+		if d.DialContext == nil {
+			how.server, _ = netip.ParseAddrPort(reached) // none: it isn't known
+		}
 		if !r.last() {
 			how.patience = r.timeout
 		}
@@ -321,10 +325,11 @@ func prepareSocket(conn net.Conn, cfg *Config) error {
 
 // An approach says how a client begins.
 type approach struct {
-	offer    bool          // offer TCPLS
-	early    bool          // send early data if a ticket allows it
-	patience time.Duration // wait for the first byte, at most; 0: as the Config says
-	dial     dialPath      // of further paths; nil: the application's business
+	offer    bool           // offer TCPLS
+	early    bool           // send early data if a ticket allows it
+	patience time.Duration  // wait for the first byte, at most; 0: as the Config says
+	dial     dialPath       // of further paths; nil: the application's business
+	server   netip.AddrPort // where it leads to; invalid: that isn't known
 }
 
 // connect runs a client's handshake over conn, which it owns.

@@ -30,6 +30,9 @@ const (
 	// sessions with a path that isn't on loopback are told: on Linux at once,
 	// elsewhere within two seconds.
 	EventNetwork
+	// EventAddresses: the server has told of an address, or withdrawn one; see
+	// Session.PeerAddresses.
+	EventAddresses
 	// EventMissed: the events before were too many for who ranges over them;
 	// some are lost.
 	EventMissed
@@ -38,7 +41,7 @@ const (
 var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
-	EventNoPath: "no path", EventNetwork: "network", EventMissed: "events missed",
+	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses", EventMissed: "events missed",
 }
 
 func (k EventKind) String() string {
@@ -51,8 +54,8 @@ func (k EventKind) String() string {
 // An Event is something that happened to a session's paths.
 type Event struct {
 	Kind EventKind
-	// Path is the path in question, nil for EventNoPath, EventNetwork and
-	// EventMissed.
+	// Path is the path in question, nil for EventNoPath, EventNetwork,
+	// EventAddresses and EventMissed.
 	Path *Path
 	// Err tells why, where something failed.
 	Err error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -29,8 +30,9 @@ type handshake struct {
 	joining       *joining  // the path begins before the handshake is complete
 	greeting      *greeting // the session begins before the handshake is complete
 	tcpls         bool
-	peer          wire.Answer // of a client; else of use once PARAMETERS has come
-	invitation    *invitation // a server's
+	peer          wire.Answer    // of a client; else of use once PARAMETERS has come
+	invitation    *invitation    // a server's
+	server        netip.AddrPort // where a client's further paths lead to; invalid: not known
 	send, receive *record.Keys
 }
 
@@ -40,7 +42,7 @@ const minSendLimit = 4096
 // clientHandshake runs a client's handshake. With early data to come, and a
 // ticket that allows it, it returns a greeting instead.
 func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, how approach) (*handshake, error) {
-	h := &handshake{client: true, conn: conn}
+	h := &handshake{client: true, conn: conn, server: how.server}
 	engineConfig := &tls13.Config{TLS: cfg.TLS, NetConn: conn}
 	if how.early && how.offer {
 		engineConfig.MaxEarlyData = 1
@@ -130,6 +132,7 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 			answer := wire.AppendAnswer(nil, cfg.parameters())
 			if cfg.MaxPaths > 1 && h.engine.PSKUsed() == nil {
 				answer = wire.AppendTokens(answer, h.invitation.invite())
+				answer = wire.AppendAddresses(answer, cfg.advertised().known)
 			}
 			return answer, nil
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,7 +59,7 @@ func TestConfigLimits(t *testing.T) {
 	if (*Config)(nil).Clone() != nil {
 		t.Error("Clone of nil")
 	}
-	if clone := c.Clone(); *clone != *c || clone == c {
+	if clone := c.Clone(); !reflect.DeepEqual(clone, c) || clone == c {
 		t.Error("Clone isn't a copy")
 	}
 }

@@ -47,19 +47,28 @@ type attempt struct {
 }
 
 // newRace begins nothing before the first call of next.
+func newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
+	r := &race{caller: ctx, dial: dial, waiting: addresses, delay: attemptDelay, results: make(chan attempt, len(addresses))}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	if len(addresses) > 1 {
+		r.timeout = attemptTimeout
+	}
+	return r
+}
+
+// newRace is a race as the dialer wants it.
 func (d *Dialer) newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
-	r := &race{caller: ctx, dial: dial, waiting: addresses, delay: d.FallbackDelay, timeout: d.AttemptTimeout, results: make(chan attempt, len(addresses))}
+	r := newRace(ctx, addresses, dial)
+	if d.FallbackDelay != 0 {
+		r.delay = d.FallbackDelay
+	}
+	if d.AttemptTimeout != 0 {
+		r.timeout = d.AttemptTimeout
+	}
 	if d.KeepLosers && len(addresses) > 1 {
+		r.cancel()
 		r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		r.leave = context.AfterFunc(ctx, r.cancel)
-	} else {
-		r.ctx, r.cancel = context.WithCancel(ctx)
-	}
-	if r.delay == 0 {
-		r.delay = attemptDelay
-	}
-	if r.timeout == 0 && len(addresses) > 1 {
-		r.timeout = attemptTimeout
 	}
 	return r
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +53,8 @@ type Session struct {
 	opening
 
 	switchMu sync.Mutex
-	dial     dialPath // nil: a server, or the application brings connections
+	dial     dialPath       // nil: a server, or the application brings connections
+	server   netip.AddrPort // that dial leads to; invalid: not known
 
 	incoming
 
@@ -62,6 +64,7 @@ type Session struct {
 	life      life
 	ping      pinger
 	tickets   tickets
+	addresses addresses
 	rescue    rescue
 	departure departure
 	running   int // paths whose goroutines haven't ended
@@ -105,7 +108,7 @@ type ConnectionState struct {
 // bytes that were read behind the handshake.
 func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Session {
 	s := &Session{
-		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer.Parameters, dial: dial,
+		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer.Parameters, dial: dial, server: h.server,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}

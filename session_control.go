@@ -15,16 +15,17 @@ import (
 type control struct {
 	due atomic.Bool
 
-	mu       sync.Mutex
-	streams  []*Stream // with a RESET or STOP_SENDING to be said, each once
-	params   *wire.Parameters
-	request  uint64  // epoch of a KEY_REQUEST, 0: none
-	tokens   []token // for the client
-	away     uint32  // last stream that we serve
-	awayDue  bool
-	close    *SessionError
-	closeDue bool
-	epochDue bool
+	mu        sync.Mutex
+	streams   []*Stream // with a RESET or STOP_SENDING to be said, each once
+	params    *wire.Parameters
+	request   uint64         // epoch of a KEY_REQUEST, 0: none
+	tokens    []token        // for the client
+	addresses []wire.Address // likewise; those to be withdrawn are invalid
+	away      uint32         // last stream that we serve
+	awayDue   bool
+	close     *SessionError
+	closeDue  bool
+	epochDue  bool
 
 	owner atomic.Pointer[Path] // the one path that carries the context
 
@@ -142,6 +143,7 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendToken(b, uint32(c.tokens[0].path), c.tokens[0].bytes)
 		c.tokens = c.tokens[1:]
 	}
+	b = c.appendAddresses(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
 	said := 0
 	for _, s := range c.streams {
 		if len(b) > limit-4*wire.MaxFrameLen-wire.MaxReason {
@@ -166,7 +168,7 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
 		c.closeDue = false
 	}
-	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0)
+	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0)
 	return b
 }
 
@@ -234,6 +236,8 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		s.peerGoingAway(f.Context)
 	case wire.Token:
 		return s.receiveToken(f)
+	case wire.AddAddress, wire.RemoveAddress:
+		return s.receiveAddress(f)
 	case wire.Close:
 		p.settleStream() // acknowledged with CLOSE, before our close_notify
 		s.words.acknowledgeControl(s.controlNext)

@@ -410,9 +410,9 @@ func (s *Session) follow() {
 // rejoin opens a path anew until there is one or ctx ends.
 func (s *Session) rejoin(ctx context.Context) {
 	pause, early := 50*time.Millisecond, true
-	for ctx.Err() == nil {
+	for turn := 0; ctx.Err() == nil; turn++ {
 		attempt, cancel := context.WithTimeout(ctx, max(time.Second, 6*s.pathRTT()))
-		err := s.rejoinOnce(attempt, early)
+		err := s.rejoinOnce(attempt, turn, early)
 		cancel()
 		early = !errors.Is(err, errEarlyJoin)
 		if err == nil {
@@ -428,8 +428,8 @@ func (s *Session) rejoin(ctx context.Context) {
 }
 
 // rejoinOnce tries to open a path, and sends on it at once if early is set.
-func (s *Session) rejoinOnce(ctx context.Context, early bool) error {
-	conn, err := s.dial(ctx, PathSpec{})
+func (s *Session) rejoinOnce(ctx context.Context, turn int, early bool) error {
+	conn, err := s.redial(ctx, turn)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ func (s *Session) invite(h *handshake) {
 	s.mu.Lock()
 	s.tickets.invitation, s.tickets.unused = h.invitation, h.invitation.tokens
 	s.tickets.given = uint32(len(s.tickets.unused))
+	s.addresses = s.cfg.advertised()
 	s.startWatch(s.path())
 	s.mu.Unlock()
 	if s.cfg.MaxPaths > 1 {
@@ -85,6 +86,10 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	defer s.mu.Unlock()
 	for _, t := range a.Tokens {
 		s.keepToken(t.Path, t.Token)
+	}
+	if n := len(a.Addresses); n > 0 {
+		s.addresses = addresses{a.Addresses, a.Addresses[n-1].ID}
+		s.watchers.tell(Event{Kind: EventAddresses})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -108,6 +109,8 @@ var clientViolations = []violationTest{
 		p.writeFrames(wire.AppendKeyUpdate(nil, 2))
 	}, wire.CodeKeyUpdate},
 	{"5.17 TOKEN from a client", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen))) }, wire.CodeProtocol},
+	{"5.18 ADD_ADDRESS from a client", func(p *testPeer) { p.writeControl(wire.AppendAddAddress(nil, anAddress(1))) }, wire.CodeProtocol},
+	{"5.19 REMOVE_ADDRESS from a client", func(p *testPeer) { p.writeControl(wire.AppendRemoveAddress(nil, 1)) }, wire.CodeProtocol},
 	{"5.13 KEY_REQUEST over an epoch", func(p *testPeer) { p.writeControl(wire.AppendKeyRequest(nil, 2)) }, wire.CodeKeyUpdate},
 
 	// 5.10: parameters.
@@ -170,6 +173,10 @@ var clientViolations = []violationTest{
 	}, wire.CodeLimit},
 }
 
+func anAddress(id uint64) wire.Address {
+	return wire.Address{ID: id, AddrPort: netip.MustParseAddrPort("192.0.2.1:443")}
+}
+
 // With the peer as server.
 var serverViolations = []violationTest{
 	{"5.10 PARAMETERS of a server", func(p *testPeer) { p.writeControl(wire.AppendParameters(nil, generous)) }, wire.CodeProtocol},
@@ -183,6 +190,23 @@ var serverViolations = []violationTest{
 		p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen)), wire.AppendToken(nil, 1, make([]byte, tokenLen)))
 	}, wire.CodeProtocol},
 	{"5.17 TOKEN for path 0", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 0, make([]byte, tokenLen))) }, wire.CodeFrame},
+	{"5.18 ADD_ADDRESS with the same id again", func(p *testPeer) {
+		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)), wire.AppendAddAddress(nil, anAddress(1)))
+	}, wire.CodeProtocol},
+	{"5.18 ADD_ADDRESS with an id that was withdrawn", func(p *testPeer) {
+		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)), wire.AppendRemoveAddress(nil, 1), wire.AppendAddAddress(nil, anAddress(1)))
+	}, wire.CodeProtocol},
+	{"5.18 ADD_ADDRESSes without end", func(p *testPeer) {
+		for id := range uint64(wire.MaxAddresses + 1) {
+			p.writeControl(wire.AppendAddAddress(nil, anAddress(id+1)))
+		}
+	}, wire.CodeLimit},
+	{"5.18 ADD_ADDRESS of port 0", func(p *testPeer) {
+		p.writeControl(wire.AppendAddAddress(nil, wire.Address{ID: 1, AddrPort: netip.MustParseAddrPort("192.0.2.1:0")}))
+	}, wire.CodeFrame},
+	{"5.19 REMOVE_ADDRESS that was never given", func(p *testPeer) {
+		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)), wire.AppendRemoveAddress(nil, 2))
+	}, wire.CodeProtocol},
 	{"5.17 TOKEN of one byte", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, []byte("a"))) }, wire.CodeFrame},
 	{"5.17 TOKENs without end", func(p *testPeer) {
 		for n := range uint32(4*maxTokens + 1) {
