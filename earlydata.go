@@ -32,7 +32,8 @@ import (
 type greeting struct {
 	keys  *record.Keys // the early ones
 	left  int          // server: bytes of streams that may still come early
-	timer *time.Timer  // ends the session when the handshake takes too long
+	until time.Time    // when the handshake must be complete
+	timer *time.Timer  // ends the session then
 }
 
 // opening is what a session keeps of its greeting.
@@ -116,7 +117,7 @@ func (s *Session) Handshake(ctx context.Context) error {
 
 // beginEarly makes a client's handshake one whose session begins at once, if
 // its ticket allows that.
-func (h *handshake) beginEarly() bool {
+func (h *handshake) beginEarly(until time.Time) bool {
 	ctx := h.engine.EarlyContextSend()
 	if ctx == nil {
 		return false
@@ -129,21 +130,21 @@ func (h *handshake) beginEarly() bool {
 	h.peer.SessionCredit = min(peer.SessionCredit, uint64(h.engine.EarlyLimit()))
 	h.send, h.receive = ctx.Keys(), ctx.Keys() // nothing can be received yet
 	h.tcpls = true
-	h.greeting = &greeting{keys: ctx.Keys()}
+	h.greeting = &greeting{keys: ctx.Keys(), until: until}
 	return true
 }
 
 // acceptEarly does the same for a server that has accepted early data.
-func (h *handshake) acceptEarly() {
+func (h *handshake) acceptEarly(until time.Time) {
 	early := h.engine.TakeEarlyKeys()
-	h.greeting = &greeting{keys: early.Keys(), left: int(h.engine.EarlyLimit())}
+	h.greeting = &greeting{keys: early.Keys(), left: int(h.engine.EarlyLimit()), until: until}
 	h.send, h.receive = h.engine.TakeWriteKeys(), early.Keys()
 }
 
 // startGreeting bounds the handshake that goes on.
 func (s *Session) startGreeting(g *greeting, p *Path) {
 	s.early, s.greeting = EarlyDataPending, g
-	g.timer = time.AfterFunc(s.cfg.HandshakeTimeout, func() { s.end(ErrHandshakeTimeout) })
+	g.timer = time.AfterFunc(time.Until(g.until), func() { s.end(ErrHandshakeTimeout) })
 	if !s.client {
 		return
 	}
@@ -314,6 +315,9 @@ func (s *Session) endGreeting(accepted bool) {
 		s.early = EarlyDataAccepted
 	}
 	s.holding.Store(false)
+	for _, p := range s.livePaths() {
+		s.startWatch(p)
+	}
 	s.cond.Broadcast()
 	s.log.Debug("handshake complete", "early data", s.early)
 }

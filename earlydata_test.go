@@ -47,6 +47,9 @@ func newEarlyConfigs() (client, server *Config) {
 	client.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	server.TLS.SessionTicketsDisabled = false
 	server.MaxEarlyData = 16 << 10
+	for _, c := range []*Config{client, server} {
+		c.ReconnectFor, c.MaxPaths = 0, 0
+	}
 	return client, server
 }
 

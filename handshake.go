@@ -60,7 +60,7 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, how approa
 		return h, err
 	}
 	h.engine = engine
-	if how.early && how.offer && h.beginEarly() {
+	if how.early && how.offer && h.beginEarly(time.Now().Add(cfg.HandshakeTimeout)) {
 		return h, nil
 	}
 	patience := cfg.HandshakeTimeout
@@ -209,7 +209,8 @@ func (h *handshake) run(ctx context.Context, cfg *Config, patience time.Duration
 	case h.engine.EarlyData() && h.engine.PSKUsed() != nil:
 		h.joining = &joining{engine: h.engine, early: h.engine.TakeEarlyKeys()}
 	case h.engine.EarlyData():
-		h.acceptEarly()
+		until, _ := ctx.Deadline() // serve has set it
+		h.acceptEarly(until)
 	default:
 		h.send, h.receive = h.engine.TakeKeys()
 	}

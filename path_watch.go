@@ -136,7 +136,7 @@ func (p *Path) patience() time.Duration {
 // watched reports whether silence on the session's paths has consequences: if
 // nothing else could carry the session, TCP itself is the best judge.
 func (s *Session) watched() bool { // with mu
-	return len(s.livePaths()) > 1 || s.cfg.ReconnectFor > 0 && (s.canJoin() || s.joinable())
+	return len(s.livePaths()) > 1 || s.outlives()
 }
 
 // startWatch begins or hastens the watch over p. The caller holds mu.

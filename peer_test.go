@@ -28,6 +28,9 @@ type testPeer struct {
 	streams               map[uint32]*record.Context // sending
 	heard                 map[uint32]*record.Context // receiving
 	params                wire.Answer                // of the session, to a client
+	engine                *tls13.Conn
+	tickets               bool   // the session may give some
+	said                  []byte // all that was sent
 
 	path   uint32       // the own context of the path that it reads
 	joined uint32       // the last path's number
@@ -136,7 +139,10 @@ func (p *testPeer) handshake(cfg *Config) {
 }
 
 // writeRaw doesn't mind a session that is gone: what it said before is judged.
-func (p *testPeer) writeRaw(b []byte) { _, _ = p.conn.Write(b) }
+func (p *testPeer) writeRaw(b []byte) {
+	p.said = append(p.said, b...)
+	_, _ = p.conn.Write(b)
+}
 
 // sealed returns one record of a context.
 func (p *testPeer) sealed(ctx *record.Context, content []byte, t record.Type) []byte {
@@ -267,6 +273,10 @@ func (p *testPeer) heardRecord(id uint32, ctx *record.Context, content []byte, t
 			}
 			f.Reason = slices.Clone(f.Reason)
 			p.heardFrame(ctx, &f)
+		}
+	case record.Handshake:
+		if !p.tickets || id != wire.FirstPath {
+			p.t.Fatalf("the session sent a TLS message in context %#x", id)
 		}
 	default:
 		p.t.Fatalf("the session sent a record of inner type %d in context %#x", t, id)

@@ -350,7 +350,13 @@ func (s *Session) stranded(err error) {
 func (s *Session) canReconnect() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cfg.ReconnectFor > 0 && (s.canJoin() || s.joinable())
+	return s.outlives()
+}
+
+// outlives is canReconnect with mu held. Before the handshake is complete a
+// session ends with its path: its ends haven't the same keys yet.
+func (s *Session) outlives() bool {
+	return s.early != EarlyDataPending && s.cfg.ReconnectFor > 0 && (s.canJoin() || s.joinable())
 }
 
 // A departure is what the peer has said by PATH_LEFT and nobody has acted on;
