@@ -2,11 +2,10 @@ package tcpls
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +33,8 @@ type greeting struct {
 	left  int          // server: bytes of streams that may still come early
 	until time.Time    // when the handshake must be complete
 	timer *time.Timer  // ends the session then
+
+	assumed wire.Parameters // client: those of the ticket's session
 }
 
 // opening is what a session keeps of its greeting.
@@ -72,16 +73,6 @@ func (e EarlyData) String() string {
 		return "refused"
 	}
 	return fmt.Sprintf("early data state %d", int(e))
-}
-
-// A ReplayStore remembers which early data was seen. Servers that share their
-// ticket keys share one, or a client's early data could be replayed to each of
-// them (RFC 8446, section 8).
-type ReplayStore interface {
-	// Once reports whether key was never seen before. It is remembered at
-	// least until the given time. An error refuses the early data, and
-	// nothing else. It is called by many goroutines at once.
-	Once(ctx context.Context, key [32]byte, until time.Time) (bool, error)
 }
 
 // EarlyData tells what became of the session's early data.
@@ -130,7 +121,7 @@ func (h *handshake) beginEarly(until time.Time) bool {
 	h.peer.SessionCredit = min(peer.SessionCredit, uint64(h.engine.EarlyLimit()))
 	h.send, h.receive = ctx.Keys(), ctx.Keys() // nothing can be received yet
 	h.tcpls = true
-	h.greeting = &greeting{keys: ctx.Keys(), until: until}
+	h.greeting = &greeting{keys: ctx.Keys(), until: until, assumed: peer.Parameters}
 	return true
 }
 
@@ -188,9 +179,13 @@ func (s *Session) hold(p *Path) []*Stream {
 }
 
 // fellThrough ends a session whose handshake has failed; the alert, if one is
-// due, is in the queue.
+// due, is in the queue. A server that isn't what it was is met by an ordinary
+// handshake the next time, with all that Dial can do.
 func (p *Path) fellThrough(err error) {
 	s := p.sess
+	if !isTransport(err) {
+		s.engine.ForgetTickets()
+	}
 	if !s.setCause(err) {
 		return
 	}
@@ -207,7 +202,9 @@ func (p *Path) fellThrough(err error) {
 func (p *Path) greet() error {
 	s, r := p.sess, &p.in
 	for first := true; ; first = false {
-		if err := p.fill(); err != nil {
+		if err := p.fill(); err == io.EOF {
+			return fmt.Errorf("%w: %w", ErrTruncated, s.engine.End())
+		} else if err != nil {
 			return err
 		}
 		p.noteArrival()
@@ -243,14 +240,40 @@ func (s *Session) checkGreeting() error {
 	err := error(nil)
 	switch {
 	case !s.engine.ExtensionAnswered():
-		err = fmt.Errorf("%w: server has forgotten that it does", ErrNotTCPLS)
+		err = fmt.Errorf("%w: server has forgotten that it does; dial again", ErrNotTCPLS)
 	case s.engine.SendLimit() < minSendLimit:
 		err = fmt.Errorf("tcpls: peer takes records of %d bytes only, TCPLS needs %d (protocol 4.5)", s.engine.SendLimit(), minSendLimit)
+	case s.engine.EarlyDataAccepted() && s.greeted.Parameters != s.greeting.assumed:
+		err = tls13.AlertIllegalParameter.Because(errors.New("tcpls: server accepts early data with other parameters than it gave before (protocol 10.4)"))
+	case !s.engine.EarlyDataAccepted() && !s.fits(&s.greeted.Parameters):
+		err = errShrunk
 	default:
 		return nil
 	}
 	s.engine.Fail(err)
 	return err
+}
+
+var errShrunk = errors.New("tcpls: server takes less now than was sent as early data, which it has refused; dial again")
+
+// fits reports whether what was sent early keeps to what a server that has
+// refused it allows now.
+func (s *Session) fits(now *wire.Parameters) bool {
+	s.mu.Lock()
+	streams, opened := s.streams(), uint64(s.table.opened)
+	s.mu.Unlock()
+	if s.gate.sent() > now.SessionCredit || opened > now.StreamLimit {
+		return false
+	}
+	for _, st := range streams {
+		st.sendMu.Lock()
+		sent := st.sent
+		st.sendMu.Unlock()
+		if sent > now.StreamCredit {
+			return false
+		}
+	}
+	return true
 }
 
 // clientGreeted moves a client to the application keys.
@@ -472,87 +495,4 @@ func (p *Path) sealHandshake(message []byte) {
 		}
 	}
 	p.flush()
-}
-
-// A strikeRegister is the ReplayStore of one process. It remembers keys in two
-// generations, each of them for as long as early data can be fresh.
-type strikeRegister struct {
-	mu       sync.Mutex
-	now, old map[[32]byte]struct{}
-	until    time.Time // when now becomes old
-}
-
-// maxStrikes bounds one generation: 2 MiB of keys. More early data than that
-// in one window is refused.
-const maxStrikes = 1 << 16
-
-// Once implements ReplayStore.
-func (r *strikeRegister) Once(_ context.Context, key [32]byte, until time.Time) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := now(); now.After(r.until) {
-		// Two windows without a call leave nothing that could still be fresh.
-		r.old = r.now
-		if now.Sub(r.until) > strikeWindow {
-			r.old = nil
-		}
-		r.now, r.until = make(map[[32]byte]struct{}), now.Add(strikeWindow)
-	}
-	_, seen := r.now[key]
-	_, before := r.old[key]
-	if seen || before || len(r.now) >= maxStrikes {
-		return false, nil
-	}
-	r.now[key] = struct{}{}
-	return true, nil
-}
-
-const (
-	// earlyWindow is how far a client's clock may run apart from ours between
-	// a ticket and its use.
-	earlyWindow = 10 * time.Second
-	// strikeWindow is how long a ClientHello can count as fresh: from
-	// earlyWindow before its time to earlyWindow after it.
-	strikeWindow = 2 * earlyWindow
-)
-
-// processStrikes is the register of all servers of this process that don't
-// name their own.
-var processStrikes processRegister
-
-type processRegister struct {
-	register strikeRegister
-	once     sync.Once
-	id       [16]byte
-}
-
-// life is the same as long as the process lives.
-func (r *processRegister) life() []byte {
-	r.once.Do(func() { _, _ = rand.Read(r.id[:]) }) // it never fails
-	return r.id[:]
-}
-
-// serverEarly adds to a server's configuration of the engine that it takes
-// early data.
-func (c *Config) serverEarly(ctx context.Context, e *tls13.Config) {
-	if c.MaxEarlyData == 0 {
-		return
-	}
-	e.MaxEarlyData, e.EarlyWindow = uint32(c.MaxEarlyData), earlyWindow
-	e.EarlyContext = wire.AppendAnswer(nil, c.parameters())
-	store := c.ReplayStore
-	if store == nil {
-		// Tickets of an earlier life of the process, whose register is lost,
-		// don't allow early data.
-		store, e.EarlyContext = &processStrikes.register, append(e.EarlyContext, processStrikes.life()...)
-	}
-	e.FirstUse = func(id []byte, until time.Time) bool {
-		var key [32]byte
-		copy(key[:], id)
-		first, err := store.Once(ctx, key, until)
-		if err != nil {
-			c.Logger.Warn("replay store failed; early data refused", "error", err)
-		}
-		return first && err == nil
-	}
 }

@@ -3,13 +3,16 @@ package tcpls
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/go-tcpls/tcpls/internal/memnet"
 	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/internal/tls13"
 	"github.com/go-tcpls/tcpls/internal/wire"
@@ -333,5 +336,145 @@ func TestEarlyDataReplayed(t *testing.T) {
 			_ = conn.Close()
 		}
 		closeSilent(t, p)
+	})
+}
+
+// meet makes the dialer's connections lead to a server that the test plays.
+// wait waits for the ends of all that it served.
+func (w *earlyWorld) meet(server func(conn *memnet.Conn)) (wait func()) {
+	var all sync.WaitGroup
+	w.dialer.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		near, far := memnet.Pipe(wideLink)
+		all.Go(func() {
+			server(near)
+			_ = near.Close() // often closed already
+		})
+		return far, nil
+	}
+	return all.Wait
+}
+
+// playServer runs an engine as server until it or the connection fails.
+func playServer(conn *memnet.Conn, tc *tls13.Config) {
+	e, err := tls13.NewServer(tc)
+	var raw []byte
+	buf := make([]byte, 32<<10)
+	for err == nil {
+		var n int
+		if n, err = conn.Read(buf); n == 0 {
+			return
+		}
+		raw = append(raw, buf[:n]...)
+		for n > 0 && err == nil {
+			if e.EarlyData() {
+				_, n, err = e.ReadEarly(nil, raw)
+			} else {
+				n, err = e.Feed(raw)
+			}
+			raw = raw[n:]
+		}
+		_, _ = conn.Write(e.Output()) // Read tells if it fails
+	}
+}
+
+// A server that isn't any more what it was when it gave the ticket ends the
+// session, and is met as what it is by the next one.
+func TestEarlyDataElsewhere(t *testing.T) {
+	played := func(change func(tc *tls13.Config)) func(w *earlyWorld) func(conn *memnet.Conn) {
+		return func(w *earlyWorld) func(conn *memnet.Conn) {
+			tc := &tls13.Config{TLS: w.listener.cfg.TLS, Extension: wire.ExtensionType}
+			tc.Answer = func([]byte) ([]byte, error) { return wire.AppendAnswer(nil, w.listener.cfg.parameters()), nil }
+			w.listener.cfg.serverEarly(context.Background(), tc)
+			change(tc)
+			return func(conn *memnet.Conn) { playServer(conn, tc) }
+		}
+	}
+	cryptoTLS := func(version uint16) func(w *earlyWorld) func(conn *memnet.Conn) {
+		return func(w *earlyWorld) func(conn *memnet.Conn) {
+			cfg := w.listener.cfg.TLS.Clone()
+			cfg.MaxVersion = version
+			return func(conn *memnet.Conn) {
+				tc := tls.Server(conn, cfg)
+				_, _ = io.Copy(tc, tc) // until the client leaves
+				_ = tc.Close()
+			}
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		server func(w *earlyWorld) func(conn *memnet.Conn)
+		want   func(err error) bool
+		again  string // what the next session is, if not an ordinary one
+	}{
+		{"crypto/tls", cryptoTLS(tls.VersionTLS13), func(err error) bool { // it refuses all early data so
+			e, ok := errors.AsType[*tls13.AlertError](err)
+			return ok && e.Alert == tls13.AlertUnsupportedExtension
+		}, "server doesn't answer the offer of TCPLS"},
+		{"TLS 1.2", cryptoTLS(tls.VersionTLS12), isOld, "server doesn't speak TLS 1.3"},
+		{"10.1 no TCPLS, early data accepted", played(func(tc *tls13.Config) { tc.Extension, tc.Answer = 0, nil }),
+			func(err error) bool { return errors.Is(err, ErrNotTCPLS) }, "server doesn't answer the offer of TCPLS"},
+		{"10.4 other parameters, early data accepted", played(func(tc *tls13.Config) {
+			tc.Answer = func([]byte) ([]byte, error) { return wire.AppendAnswer(nil, generous), nil }
+		}), func(err error) bool {
+			e, ok := errors.AsType[*tls13.Error](err)
+			return ok && e.Alert == tls13.AlertIllegalParameter
+		}, ""},
+		{"less than was sent, early data refused", played(func(tc *tls13.Config) {
+			tc.MaxEarlyData = 0
+			tc.Answer = func([]byte) ([]byte, error) {
+				return wire.AppendAnswer(nil, &wire.Parameters{StreamCredit: 999, SessionCredit: 1 << 20, StreamLimit: 9}), nil
+			}
+		}), isRefusal, ""},
+		{"fewer streams than were opened, early data refused", played(func(tc *tls13.Config) {
+			tc.MaxEarlyData = 0
+			tc.Answer = func([]byte) ([]byte, error) {
+				return wire.AppendAnswer(nil, &wire.Parameters{StreamCredit: 1 << 20, SessionCredit: 1 << 20}), nil
+			}
+		}), isRefusal, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newEarlyWorld(t, nil)
+				w.visit(t)
+				defer w.meet(test.server(w))()
+				c := w.dial(t)
+				st, err := c.OpenStream(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustWrite(t, st, testBytes(1, 1000))
+				if _, err := st.Read(make([]byte, 1)); !test.want(err) {
+					t.Errorf("Read: %v", err)
+				}
+				if err := c.Handshake(t.Context()); !test.want(err) {
+					t.Errorf("Handshake: %v", err)
+				}
+				_ = c.Close() // it has ended already
+
+				c = w.dial(t)
+				if state := c.ConnectionState(); c.EarlyData() != EarlyDataNone || state.Fallback != test.again || state.TCPLS != (test.again == "") {
+					t.Errorf("the next session is %+v, with early data %v", state, c.EarlyData())
+				}
+				_ = c.CloseWithError(0, "the server is no real one")
+			})
+		})
+	}
+}
+
+// isRefusal recognises the error of early data that can't be sent again.
+func isRefusal(err error) bool { return errors.Is(err, errShrunk) }
+
+// A connection that ends in the handshake ends the session.
+func TestEarlyDataToNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newEarlyWorld(t, nil)
+		w.visit(t)
+		defer w.meet(func(conn *memnet.Conn) { _, _ = conn.Read(make([]byte, 1<<10)) })()
+		c := w.dial(t)
+		began := time.Now()
+		if err := c.Handshake(t.Context()); !errors.Is(err, ErrTruncated) || time.Since(began) > time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		_ = c.Close() // it has ended already
 	})
 }

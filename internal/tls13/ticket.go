@@ -67,6 +67,17 @@ func (c *Conn) takeTicket() *session {
 	return nil
 }
 
+// ForgetTickets drops what a client's cache has of this server, for a reason of
+// the caller's: it isn't the server any more that it was.
+func (c *Conn) ForgetTickets() {
+	if !c.resumes() {
+		return
+	}
+	cacheMu.Lock()
+	defer cacheMu.Unlock()
+	putEntries(c.tls.ClientSessionCache, c.cacheKey(), nil)
+}
+
 func takeEntry(cache tls.ClientSessionCache, key string) []byte {
 	cacheMu.Lock()
 	defer cacheMu.Unlock()
