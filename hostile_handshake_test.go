@@ -360,6 +360,22 @@ var serverHandshakeViolations = []handshakeViolation{
 		r.greet()
 		r.sealed(record.Handshake, encrypted(helloExtension{wire.ExtensionType, []byte{wire.Version, 1}})...)
 	}},
+	{"an answer with too many tokens", tls13.AlertDecodeError, func(r *rogue) {
+		r.greet()
+		var tokens []wire.PathToken
+		for n := range uint32(wire.MaxAnswerTokens + 1) {
+			tokens = append(tokens, wire.PathToken{Path: n + 1, Token: make([]byte, 16)})
+		}
+		r.sealed(record.Handshake, encrypted(helloExtension{wire.ExtensionType, wire.AppendTokens(wire.AppendAnswer(nil, generous), tokens)})...)
+	}},
+	{"an answer with too many addresses", tls13.AlertDecodeError, func(r *rogue) {
+		r.greet()
+		var addresses []wire.Address
+		for n := range uint64(wire.MaxAddresses + 1) {
+			addresses = append(addresses, anAddress(n+1))
+		}
+		r.sealed(record.Handshake, encrypted(helloExtension{wire.ExtensionType, wire.AppendAddresses(wire.AppendAnswer(nil, generous), addresses)})...)
+	}},
 	{"an extension never asked for beside the answer", tls13.AlertUnsupportedExtension, func(r *rogue) {
 		r.greet()
 		r.sealed(record.Handshake, encrypted(helloExtension{wire.ExtensionType, wire.AppendAnswer(nil, generous)}, helloExtension{0x7a7b, nil})...)
