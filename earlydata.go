@@ -135,7 +135,7 @@ func (h *handshake) acceptEarly(until time.Time) {
 // startGreeting bounds the handshake that goes on.
 func (s *Session) startGreeting(g *greeting, p *Path) {
 	s.early, s.greeting = EarlyDataPending, g
-	g.timer = time.AfterFunc(time.Until(g.until), func() { s.end(ErrHandshakeTimeout) })
+	g.timer = time.AfterFunc(g.until.Sub(now()), func() { s.end(ErrHandshakeTimeout) })
 	if !s.client {
 		return
 	}
