@@ -69,6 +69,10 @@ type Config struct {
 	// Session.Advertise changes them later. Default: none.
 	Addresses []netip.AddrPort
 
+	// PathManager opens further paths for the sessions of a Dialer. Default:
+	// NoPaths.
+	PathManager PathManager
+
 	// MaxEarlyData is how many bytes of streams a server accepts as early data,
 	// and allows in the tickets that it gives. Early data can be replayed by
 	// an observer, to this process once at most; Stream.EarlyData tells which

@@ -70,6 +70,7 @@ var readsClock = map[string]string{
 	"deadline.go":              "deadlines of the application are points in time",
 	"handshake.go":             "one deadline stands over a handshake, and its round trip is measured",
 	"fallback.go":              "plain TLS connections have deadlines for their handshake and their end",
+	"path_keeper.go":           "attempts to open a path are spaced",
 	"dial.go":                  "what a Dialer knows of an address grows old",
 	"flow.go":                  "a window grows by how fast it is used up, and asks only when credit is due",
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",

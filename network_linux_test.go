@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -252,4 +253,53 @@ func TestNetworkWatchEnds(t *testing.T) {
 			t.Errorf("%d sessions hear of changes after their end", got)
 		}
 	})
+}
+
+// A path runs from each interface, new ones included; those that vanish are
+// dropped, and there again when they come back.
+func TestInterfacePaths(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		buildNetwork(t)
+		client, _ := networkPair(t, func(client, _ *Config) { client.PathManager = InterfacePaths() })
+		o := client.watchers.add()
+		defer client.watchers.remove(o)
+		newAddr := netip.MustParseAddr("10.0.3.1")
+		for _, step := range []struct {
+			name string
+			do   func() error
+			want []netip.Addr
+		}{
+			{"at first", func() error { return nil }, []netip.Addr{linkAddr, serverAddr}},
+			{"new interface", func() error { return netns.AddAddr("link1:1", newAddr) }, []netip.Addr{linkAddr, newAddr, serverAddr}},
+			{"link down", func() error { return netns.SetLink("link0", false) }, []netip.Addr{serverAddr}}, // both ends of it
+			{"link up", func() error { return netns.SetLink("link0", true) }, []netip.Addr{linkAddr, newAddr, serverAddr}},
+			{"address removed", func() error { return netns.DelAddr("link1:1") }, []netip.Addr{linkAddr, serverAddr}},
+		} {
+			began := time.Now()
+			if err := step.do(); err != nil {
+				t.Fatal(err)
+			}
+			for !slices.Equal(localAddrs(client), step.want) {
+				select {
+				case <-o.signal:
+					client.watchers.take(o)
+				case <-client.Context().Done():
+					t.Fatalf("%s: the session ended: %v", step.name, context.Cause(client.Context()))
+				case <-t.Context().Done():
+					t.Fatalf("%s: paths from %v, want %v", step.name, localAddrs(client), step.want)
+				}
+			}
+			t.Logf("%s: paths from %v after %v", step.name, step.want, time.Since(began))
+		}
+	})
+}
+
+func localAddrs(s *Session) (all []netip.Addr) {
+	for _, p := range s.Paths() {
+		if p.State() == PathActive {
+			all = append(all, p.local())
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
 }

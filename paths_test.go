@@ -24,6 +24,8 @@ type world struct {
 	mu    sync.Mutex
 	conns []*memnet.Conn // the client's ends, in the order of their dialing
 	down  bool           // nobody answers
+	// refused is when somebody dialed while nobody answered.
+	refused []time.Time
 }
 
 // newWorld opens a session over a link; further paths have the same.
@@ -47,6 +49,9 @@ func newWorld(t testing.TB, link memnet.Link, change func(client, server *Config
 		conn, err := inner.Dial(ctx)
 		if w.isDown() {
 			err = errors.New("network is unreachable")
+			w.mu.Lock()
+			w.refused = append(w.refused, time.Now())
+			w.mu.Unlock()
 		}
 		if err != nil {
 			return nil, err

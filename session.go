@@ -149,6 +149,9 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 		p.kick() // before anything that was received is answered (protocol 2.4)
 	}
 	go p.readLoop(h.early)
+	if s.client && dial != nil && cfg.PathManager != nil {
+		go s.manage()
+	}
 	return s
 }
 
