@@ -82,8 +82,9 @@ type Config struct {
 	// register of this process for up to 65,536 uses in 20 seconds.
 	ReplayStore ReplayStore
 
-	// Mode says how the paths of a session are used for what this end sends.
-	// Default: ModeFailover.
+	// Mode says how the paths of a session are used for what this end sends,
+	// and what the peer is asked to do. Default: what the peer asks for, or else
+	// ModeFailover.
 	Mode Mode
 
 	// MaxStreams is how many streams the peer may have open at once. Default

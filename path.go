@@ -115,9 +115,7 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 			p.raw = raw
 		}
 	}
-	if s.cfg.Mode == ModeAggregate && p.raw != nil {
-		_ = osnet.SetNotSentLowWater(p.raw, spreadLowWater) // without it, slower paths get a little more than they should
-	}
+	p.setLowWater()
 	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
 	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()

@@ -41,8 +41,6 @@ type Session struct {
 	engine  *tls13.Conn
 	peer    wire.Parameters // what the peer allows at first; guarded by mu
 	keys    keyring
-	main    atomic.Pointer[Path]
-	live    atomic.Pointer[[]*Path]
 	gate    sendGate
 	words   words
 	control control
@@ -51,11 +49,7 @@ type Session struct {
 	plainOut bool    // it was handed out; guarded by mu
 
 	opening
-
-	switchMu sync.Mutex
-	dial     dialPath       // nil: a server, or the application brings connections
-	server   netip.AddrPort // that dial leads to; invalid: not known
-
+	routes
 	incoming
 
 	mu        sync.Mutex
@@ -85,6 +79,17 @@ type Session struct {
 	counters     counters
 }
 
+// routes are where what this end sends goes.
+type routes struct {
+	switchMu sync.Mutex // one change of the main path at a time
+	main     atomic.Pointer[Path]
+	live     atomic.Pointer[[]*Path]
+	mode     atomic.Int32   // Mode
+	switched atomic.Int64   // lastReceived when the main path was last changed
+	dial     dialPath       // nil: a server, or the application brings connections
+	server   netip.AddrPort // that dial leads to; invalid: not known
+}
+
 // incoming is what is known of the records that arrive, on whatever path.
 type incoming struct {
 	inMu         sync.Mutex
@@ -108,11 +113,14 @@ type ConnectionState struct {
 // bytes that were read behind the handshake.
 func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Session {
 	s := &Session{
-		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer.Parameters, dial: dial, server: h.server,
+		cfg: cfg, began: now(), client: h.client, log: cfg.Logger, engine: h.engine, peer: h.peer.Parameters,
 		state: ConnectionState{TLS: h.engine.ConnectionState(), TCPLS: true},
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
+	s.dial, s.server = dial, h.server
 	s.init()
+	s.mode.Store(int32(cfg.Mode))
+	s.takeMode(h.peer.Mode)
 	s.holding.Store(h.greeting != nil && h.client) // for newPath
 	s.keys.init(h.send, h.receive, cfg.RekeyAfter)
 	s.roundTrip.Store(int64(h.roundTrip))
@@ -168,6 +176,7 @@ func (c *Config) parameters() *wire.Parameters {
 		SessionCredit: uint64(c.SessionRecvWindow),
 		StreamLimit:   uint64(c.MaxStreams),
 		IdleTimeout:   c.IdleTimeout,
+		Mode:          uint64(c.Mode),
 	}
 }
 
@@ -179,6 +188,7 @@ func (s *Session) setPeerParameters(p *wire.Parameters) {
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	s.gate.allow(p.SessionCredit)
+	s.takeMode(p.Mode)
 	s.startTimer()
 }
 

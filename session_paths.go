@@ -109,6 +109,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	from.replays = nil
 	from.outMu.Unlock()
 	s.main.Store(to)
+	s.switched.Store(s.lastReceived.Load())
 	s.gate.use(to)
 	if err := s.control.take(to); err != nil {
 		s.end(err)
@@ -139,6 +140,11 @@ func (s *Session) streams() []*Stream {
 		streams = append(streams, st)
 	}
 	return streams
+}
+
+// lives reports whether the path with that number is open.
+func (s *Session) lives(id uint32) bool {
+	return slices.ContainsFunc(s.livePaths(), func(p *Path) bool { return p.ID() == id })
 }
 
 // anyActive reports whether some path is good. The caller holds mu.
@@ -368,6 +374,9 @@ type departure struct {
 	running  bool  // somebody acts on it
 }
 
+// crossingTime is longer than what the peer said of a path can be on its way.
+const crossingTime = time.Second
+
 // peerLeft acts on PATH_LEFT, which came on path on: if the peer can't use a
 // path any more, neither can we.
 func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
@@ -375,8 +384,10 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	defer s.mu.Unlock()
 	d := &s.departure
 	d.ends = d.ends || lost
-	// A server goes where its client wants to be.
-	if main := s.path(); main != on && (main.ID() == id || !lost && !s.client) {
+	// A server goes where its client wants to be. Where both have changed at
+	// once, each to what the other has left, the client stays.
+	crossing := s.client && time.Duration(s.lastReceived.Load()-s.switched.Load()) < crossingTime
+	if main := s.path(); main != on && !crossing && (main.ID() == id || !lost && !s.client && s.lives(id)) {
 		d.from, d.to, d.lost = main, on, lost
 	}
 	if (d.ends || d.to != nil) && !d.running {

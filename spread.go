@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/go-tcpls/tcpls/internal/osnet"
 )
 
 // Spreading. A stream's records are numbered, whatever path they come on, and
@@ -51,7 +53,27 @@ const (
 )
 
 // spreads reports whether what this end sends goes on several paths at once.
-func (s *Session) spreads() bool { return s.cfg.Mode == ModeAggregate && len(s.livePaths()) > 1 }
+func (s *Session) spreads() bool { return s.inMode(ModeAggregate) && len(s.livePaths()) > 1 }
+
+func (s *Session) inMode(m Mode) bool { return Mode(s.mode.Load()) == m }
+
+// takeMode follows the peer's wish where the application has none.
+func (s *Session) takeMode(wish uint64) {
+	if s.cfg.Mode != ModeFailover || wish == 0 || wish > uint64(ModeRedundant) {
+		return
+	}
+	s.mode.Store(int32(wish))
+	for _, p := range s.livePaths() {
+		p.setLowWater()
+	}
+}
+
+// setLowWater leaves the choice of a path to us for as long as can be.
+func (p *Path) setLowWater() {
+	if p.raw != nil && p.sess.inMode(ModeAggregate) {
+		_ = osnet.SetNotSentLowWater(p.raw, spreadLowWater) // without it, slower paths get a little more than they should
+	}
+}
 
 // pick returns the path for n more bytes, of which the peer's credit allows
 // room; nil: they had better wait.

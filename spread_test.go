@@ -172,3 +172,22 @@ func TestSetPath(t *testing.T) {
 		}
 	})
 }
+
+// A server without a wish of its own does what its client asks for.
+func TestModeIsTheClients(t *testing.T) {
+	for _, test := range []struct{ client, server, want Mode }{
+		{ModeAggregate, ModeFailover, ModeAggregate},
+		{ModeRedundant, ModeAggregate, ModeAggregate},
+		{ModeFailover, ModeFailover, ModeFailover},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, wideLink, func(client, server *Config) { client.Mode, server.Mode = test.client, test.server })
+			if _, err := w.client.Ping(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !w.server.inMode(test.want) {
+				t.Errorf("the client wants %v, the server %v, and does not do %v", test.client, test.server, test.want)
+			}
+		})
+	}
+}

@@ -24,6 +24,7 @@ type clientFlags struct {
 	requireTCPLS bool
 	timeout      time.Duration
 	paths        pathSpecs // of get and put
+	mode         pathMode  // likewise
 }
 
 func (f *clientFlags) register(cmd *cobra.Command) {
@@ -60,7 +61,7 @@ func (f *clientFlags) config(t *tool, to target, protocols ...string) (*tcpls.Co
 			return nil, err
 		}
 	}
-	c := &tcpls.Config{TLS: conf, HandshakeTimeout: f.timeout, IdleTimeout: idleTimeout, Logger: t.logger}
+	c := &tcpls.Config{TLS: conf, HandshakeTimeout: f.timeout, IdleTimeout: idleTimeout, Mode: tcpls.Mode(f.mode), Logger: t.logger}
 	if f.requireTCPLS {
 		c.Fallback = tcpls.FallbackRefuse
 	}

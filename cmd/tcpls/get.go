@@ -40,7 +40,7 @@ that ends in a slash prints the folder's listing.`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.get(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)
-	f.paths.register(cmd)
+	f.paths.register(cmd, &f.mode)
 	flags := cmd.Flags()
 	flags.StringVarP(&f.output, "output", "o", "", "save as this `file`, or in this folder; - is standard output")
 	flags.BoolVarP(&f.force, "force", "f", false, "replace files that are there already")

@@ -18,9 +18,29 @@ import (
 // a session run.
 type pathSpecs []tcpls.PathSpec
 
-func (p *pathSpecs) register(cmd *cobra.Command) {
-	cmd.Flags().Var(p, "path", "open another path that stands by, from src:ADDR, to dst:ADDR:PORT, or both with a comma; repeatable")
+func (p *pathSpecs) register(cmd *cobra.Command, mode *pathMode) {
+	cmd.Flags().Var(mode, "mode", "how several paths are used: failover, aggregate or redundant")
+	cmd.Flags().Var(p, "path", "open another path, from src:ADDR, to dst:ADDR:PORT, or both with a comma; repeatable")
 }
+
+// pathMode is the value of --mode.
+type pathMode tcpls.Mode
+
+// Set parses the name of a mode.
+func (m *pathMode) Set(text string) error {
+	for mode := tcpls.ModeFailover; mode <= tcpls.ModeRedundant; mode++ {
+		if text == mode.String() {
+			*m = pathMode(mode)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q isn't failover, aggregate or redundant", text)
+}
+
+func (m *pathMode) String() string { return tcpls.Mode(*m).String() }
+
+// Type names the flag's value in help texts.
+func (m *pathMode) Type() string { return "mode" }
 
 // Set parses one more path.
 func (p *pathSpecs) Set(text string) error {

@@ -34,7 +34,7 @@ in a slash is the folder for the files; else it is the one file's new name.`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.put(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)
-	f.paths.register(cmd)
+	f.paths.register(cmd, &f.mode)
 	cmd.Flags().IntVar(&f.parallel, "parallel", 4, "how many files at once")
 	return cmd
 }

@@ -14,6 +14,7 @@ type Parameters struct {
 	SessionCredit uint64        // bytes on all streams together
 	StreamLimit   uint64        // streams that the peer may open
 	IdleTimeout   time.Duration // silence after which the session is forgotten; 0: never
+	Mode          uint64        // how the peer had best use several paths, see protocol 9.10
 }
 
 const (
@@ -23,6 +24,7 @@ const (
 	idIdleTimeout   = 4
 	idTokens        = 5 // in an Answer only
 	idAddresses     = 6 // likewise
+	idMode          = 7
 )
 
 // AppendOffer appends the extension's body in a ClientHello.
@@ -42,7 +44,8 @@ func appendParameters(b []byte, p *Parameters) []byte {
 	b = appendParameter(b, idStreamCredit, p.StreamCredit)
 	b = appendParameter(b, idSessionCredit, p.SessionCredit)
 	b = appendParameter(b, idStreamLimit, p.StreamLimit)
-	return appendParameter(b, idIdleTimeout, milliseconds(p.IdleTimeout))
+	b = appendParameter(b, idIdleTimeout, milliseconds(p.IdleTimeout))
+	return appendParameter(b, idMode, p.Mode)
 }
 
 func appendParameter(b []byte, id, v uint64) []byte {
@@ -56,10 +59,6 @@ func appendParameter(b []byte, id, v uint64) []byte {
 // parse reads parameters, and those of an Answer into more if it isn't nil.
 func (p *Parameters) parse(b []byte, more *Answer) error {
 	*p = Parameters{}
-	known := uint64(idIdleTimeout)
-	if more != nil {
-		known = idAddresses
-	}
 	var seen uint8 // bit set of ids
 	r := reader{b: b}
 	for len(r.b) > 0 {
@@ -67,7 +66,7 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 		if r.short {
 			return &Error{"2.3", "parameters that end too early"}
 		}
-		if id == 0 || id > known {
+		if id == 0 || id > idMode || more == nil && (id == idTokens || id == idAddresses) {
 			continue
 		}
 		if seen&(1<<id) != 0 {
@@ -82,6 +81,8 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 			p.SessionCredit = value.varint()
 		case idStreamLimit:
 			p.StreamLimit = value.varint()
+		case idMode:
+			p.Mode = value.varint()
 		case idIdleTimeout:
 			p.IdleTimeout = duration(value.varint())
 		case idTokens:
