@@ -49,7 +49,7 @@ type Session struct {
 	plainOut bool    // it was handed out; guarded by mu
 
 	opening
-	routes
+	routing
 	incoming
 
 	mu        sync.Mutex
@@ -79,8 +79,8 @@ type Session struct {
 	counters     counters
 }
 
-// routes are where what this end sends goes.
-type routes struct {
+// routing is where what this end sends goes.
+type routing struct {
 	switchMu sync.Mutex // one change of the main path at a time
 	main     atomic.Pointer[Path]
 	live     atomic.Pointer[[]*Path]
