@@ -112,22 +112,25 @@ func leastUsed(all, used []PathSpec) PathSpec {
 
 // routes are the ways that paths could go, at least one: from each interface to
 // each of the server's addresses. Where the session isn't on a network of the
-// machine, or is on loopback, there is only the way as it was dialed.
+// machine, or is on loopback, its local addresses are left to the system.
 func routes(s *Session) (all []PathSpec) {
-	main := s.path()
-	own := main.local()
-	if !own.IsValid() {
-		return []PathSpec{{}}
-	}
-	interfaces, err := osnet.Interfaces()
-	if err != nil {
-		interfaces = nil // the path's own is known
-	}
-	for _, remote := range servers(s) {
-		for _, i := range interfaces {
-			if local := usableAddr(i, own, remote.Addr()); local.IsValid() {
-				all = append(all, PathSpec{Local: netip.AddrPortFrom(local, 0), Remote: remote})
+	remotes := servers(s)
+	if own := s.path().local(); own.IsValid() {
+		interfaces, err := osnet.Interfaces()
+		if err != nil {
+			interfaces = nil // the system's choice will do
+		}
+		for _, remote := range remotes {
+			for _, i := range interfaces {
+				if local := startOf(i, own, remote.Addr()); local.IsValid() {
+					all = append(all, PathSpec{Local: netip.AddrPortFrom(local, 0), Remote: remote})
+				}
 			}
+		}
+	}
+	if len(all) == 0 && len(remotes) > 1 {
+		for _, remote := range remotes {
+			all = append(all, PathSpec{Remote: remote})
 		}
 	}
 	if len(all) == 0 {
@@ -136,32 +139,38 @@ func routes(s *Session) (all []PathSpec) {
 	return all
 }
 
-// servers are the addresses at which the session knows its server.
+// servers are the addresses at which the session may look for its server: those
+// of its paths, and those that the server tells.
 func servers(s *Session) (all []netip.AddrPort) {
+	add := func(a netip.AddrPort) {
+		if a.IsValid() && !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
 	for _, p := range append([]*Path{s.path()}, s.livePaths()...) {
-		if remote := p.route().Remote; remote.IsValid() && !slices.Contains(all, remote) {
-			all = append(all, remote)
+		add(p.route().Remote)
+	}
+	for _, a := range s.PeerAddresses() {
+		if mayDial(a.Addr(), s.server.Addr()) {
+			add(a)
 		}
 	}
 	return all
 }
 
-// usableAddr is the address from which paths of an interface start: that of a path
-// which does, or the first that reaches beyond the link.
-func usableAddr(i osnet.Interface, own, remote netip.Addr) netip.Addr {
+// startOf is the address from which paths of an interface to remote start: own,
+// that of the main path, if it has that, and else the fittest.
+func startOf(i osnet.Interface, own, remote netip.Addr) (local netip.Addr) {
 	if !i.Up {
-		return netip.Addr{}
+		return local
 	}
-	fits := func(a netip.Addr) bool {
-		return a.Is4() == remote.Is4() && !a.IsLoopback() && a.IsLinkLocalUnicast() == remote.IsLinkLocalUnicast()
-	}
-	if slices.Contains(i.Addrs, own) && fits(own) {
+	if slices.Contains(i.Addrs, own) && own.Is4() == remote.Is4() {
 		return own
 	}
-	if n := slices.IndexFunc(i.Addrs, fits); n >= 0 {
-		return i.Addrs[n]
+	if local = localFor(i.Addrs, remote); local.IsLoopback() {
+		return netip.Addr{}
 	}
-	return netip.Addr{}
+	return local
 }
 
 // route is between which addresses the path runs, as a PathSpec has it.
@@ -170,8 +179,7 @@ func (p *Path) route() (r PathSpec) {
 		r.Local = netip.AddrPortFrom(own, 0)
 	}
 	if tcp, ok := p.conn.RemoteAddr().(*net.TCPAddr); ok {
-		remote := tcp.AddrPort()
-		r.Remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+		r.Remote = unmapped(tcp.AddrPort())
 	}
 	return r
 }

@@ -156,6 +156,33 @@ func TestOwnPathManager(t *testing.T) {
 	})
 }
 
+// The server's further addresses are used, but for those that only its own
+// network could mean.
+func TestInterfacePathsAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		further := []netip.AddrPort{
+			netip.MustParseAddrPort("198.51.100.2:443"), netip.MustParseAddrPort("198.51.100.3:443"),
+			netip.MustParseAddrPort("127.0.0.1:443"), netip.MustParseAddrPort("192.168.0.1:443"),
+		}
+		w := newWorld(t, wideLink, func(client, server *Config) {
+			client.PathManager = InterfacePaths()
+			server.Addresses = further[1:]
+		})
+		time.Sleep(time.Second)
+		w.wantPaths(t, "with one more address", 2, 0)
+		if err := w.server.Advertise(further[:1], nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		w.wantPaths(t, "with two more addresses", 3, 0)
+		w.conn(1).Reset()
+		w.conn(2).Stall(true)
+		openStream(t, w.client, w.server)
+		time.Sleep(2 * time.Second)
+		w.wantPaths(t, "after two losses", 3, 0)
+	})
+}
+
 func TestLeastUsed(t *testing.T) {
 	route := func(local, remote string) PathSpec {
 		return PathSpec{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
@@ -179,7 +206,7 @@ func TestLeastUsed(t *testing.T) {
 	}
 }
 
-func TestUsableAddr(t *testing.T) {
+func TestStartOf(t *testing.T) {
 	addr := netip.MustParseAddr
 	i := osnet.Interface{Name: "eth0", Up: true, Addrs: []netip.Addr{
 		addr("127.0.0.1"), addr("192.0.2.1"), addr("192.0.2.2"), addr("2001:db8::1"), addr("fe80::1%eth0"),
@@ -190,12 +217,12 @@ func TestUsableAddr(t *testing.T) {
 		{"192.0.2.2", "2001:db8:1::1", "2001:db8::1"},
 		{"192.0.2.2", "fe80::2", "fe80::1%eth0"},
 	} {
-		if got := usableAddr(i, addr(test.own), addr(test.remote)); got != addr(test.want) {
+		if got := startOf(i, addr(test.own), addr(test.remote)); got != addr(test.want) {
 			t.Errorf("from %s to %s: got %v, want %s", test.own, test.remote, got, test.want)
 		}
 	}
 	i.Up = false
-	if got := usableAddr(i, addr("192.0.2.1"), addr("203.0.113.1")); got.IsValid() {
+	if got := startOf(i, addr("192.0.2.1"), addr("203.0.113.1")); got.IsValid() {
 		t.Errorf("%v of an interface that is down", got)
 	}
 }

@@ -195,7 +195,7 @@ func (s *Session) joinable() bool { return !s.client && s.tickets.given > 0 }
 
 // AddPath opens one more path to the server and returns it once both ends have
 // proved that they belong to the session. It stands by until it is needed, or
-// until Migrate or SetMain makes it the main path. Errors: ErrNotTCPLS; ErrNoToken
+// until Migrate or Path.Use makes it the main path. Errors: ErrNotTCPLS; ErrNoToken
 // while the server allows no further path; ErrJoinRefused if whoever answers
 // isn't our server; those of the dialer; the context's.
 func (s *Session) AddPath(ctx context.Context, spec PathSpec) (*Path, error) {
