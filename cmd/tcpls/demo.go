@@ -43,13 +43,14 @@ download a file over TCPLS and over plain TLS (Go's crypto/tls) at the same time
 use link 1; TCPLS may use link 2 too. In the middle link 1 is cut, and later restored:
 
     failover   TCPLS has a path that stands by over link 2
+    aggregate  TCPLS uses both links together
     migrate    nothing is cut; the application moves TCPLS from link 1 to link 2
 
 Each transfer has a link 1 of its own of the same kind, so that neither slows the other
 down. What arrived is compared with the file by SHA-256. The verdict, and the exit
 status, depend on that and on how long TCPLS stood still. It needs neither a network
 nor root.`,
-		Example: "  tcpls demo\n  tcpls demo --cut rst --report demo.html\n  tcpls demo --mode migrate --paths 50mbit/10ms,20mbit/40ms",
+		Example: "  tcpls demo\n  tcpls demo --cut rst --report demo.html\n  tcpls demo --mode aggregate --cut none\n  tcpls demo --mode migrate --paths 50mbit/10ms,20mbit/40ms",
 		Args:    atMost(0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return t.demo(cmd.Context(), f) },
 	}
@@ -57,7 +58,7 @@ nor root.`,
 		panic("BUG: " + err.Error())
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.mode, "mode", modeFailover, "failover or migrate")
+	flags.StringVar(&f.mode, "mode", modeFailover, "failover, aggregate or migrate")
 	flags.Var(&f.links, "paths", "rate and one-way delay of link 1 and link 2")
 	flags.StringVar(&f.file, "file", "", "move this `file`; default: made data")
 	flags.Var(&f.size, "size", "how much data to make")
@@ -72,8 +73,9 @@ nor root.`,
 }
 
 const (
-	modeFailover = "failover"
-	modeMigrate  = "migrate"
+	modeFailover  = "failover"
+	modeAggregate = "aggregate"
+	modeMigrate   = "migrate"
 )
 
 // cuts are the ways to cut a link by their names.
@@ -85,8 +87,8 @@ var cuts = map[string]linkemu.Condition{
 func (f *demoFlags) check(n int64) error {
 	_, known := cuts[f.cut]
 	switch {
-	case f.mode != modeFailover && f.mode != modeMigrate:
-		return &usageError{fmt.Sprintf("--mode %q isn't failover or migrate", f.mode), ""}
+	case f.mode != modeFailover && f.mode != modeAggregate && f.mode != modeMigrate:
+		return &usageError{fmt.Sprintf("--mode %q isn't failover, aggregate or migrate", f.mode), ""}
 	case !known:
 		return &usageError{fmt.Sprintf("--cut %q isn't blackhole, rst, close or none", f.cut), ""}
 	case f.cutAt < 0 || f.cutFor < 0 || f.maxGap <= 0:

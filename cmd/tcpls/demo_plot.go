@@ -77,6 +77,9 @@ func (r *outcome) title() string {
 	if r.Mode == modeMigrate {
 		return fmt.Sprintf("%v while the application migrates from link 1 to link 2", size(r.Size))
 	}
+	if r.Cut == "none" {
+		return fmt.Sprintf("%v over two links", size(r.Size))
+	}
 	return fmt.Sprintf("%v while link 1 is cut and restored", size(r.Size))
 }
 

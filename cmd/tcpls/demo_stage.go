@@ -167,12 +167,16 @@ func (d *demo) clientConfig(cert tls.Certificate) *tls.Config {
 // hello is what the clients say first: it makes a stream known to the server.
 var hello = []byte("hello\n")
 
-// openTCPLS opens a session over link 1, its stream, and in failover mode a
-// path over link 2 that stands by.
+// openTCPLS opens a session over link 1, its stream, and, except for a
+// migration, a path over link 2.
 func (d *demo) openTCPLS(ctx context.Context, ln *tcpls.Listener, cert tls.Certificate) error {
+	use := tcpls.ModeFailover
+	if d.flags.mode == modeAggregate {
+		use = tcpls.ModeAggregate
+	}
 	var err error
 	d.client, err = tcpls.Dial(ctx, "tcp", d.links[0].tcpls.Addr().String(), &tcpls.Config{
-		TLS: d.clientConfig(cert), Fallback: tcpls.FallbackRefuse, CloseTimeout: closing, Logger: d.pathLogger(),
+		TLS: d.clientConfig(cert), Fallback: tcpls.FallbackRefuse, Mode: use, CloseTimeout: closing, Logger: d.pathLogger(),
 	})
 	if err != nil {
 		return err
@@ -197,7 +201,7 @@ func (d *demo) openTCPLS(ctx context.Context, ln *tcpls.Listener, cert tls.Certi
 		return err
 	}
 	d.tcpls = newTransfer("TCPLS", d.content, from, to)
-	if d.flags.mode == modeFailover {
+	if d.flags.mode != modeMigrate {
 		if _, err := d.client.Ping(ctx); err != nil { // behind it the server's tokens have come
 			return err
 		}
@@ -277,7 +281,7 @@ func (d *demo) setLink(ctx context.Context, i int, to linkemu.Condition) {
 	now := time.Since(d.began)
 	l.changes = append(l.changes, change{now, to})
 	d.note(now, "%s  %s", l.name, conditionWords[to])
-	if to == linkemu.Up && !d.hasPath(i) && d.flags.mode == modeFailover {
+	if to == linkemu.Up && !d.hasPath(i) && d.flags.mode != modeMigrate {
 		go d.addPath(ctx, i)
 	}
 }

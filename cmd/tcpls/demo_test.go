@@ -77,6 +77,7 @@ func TestPlot(t *testing.T) {
 		"never restored":          func(r *outcome) { r.Links[0].Changes = r.Links[0].Changes[:1] },
 		"nothing arrived":         func(r *outcome) { r.TCPLS, r.TLS = transferOutcome{}, transferOutcome{} },
 		"a migration":             func(r *outcome) { r.Mode, r.Cut, r.MigratedAt = modeMigrate, "none", 1.5 },
+		"both links":              func(r *outcome) { r.Mode, r.Cut = modeAggregate, "none" },
 		"an error with an & in <": func(r *outcome) { r.TLS.Error = "a & b < c" },
 		"very slow, very long":    func(r *outcome) { r.Links[0].Rate, r.Links[1].Rate, r.TLS.bins = 1e5, 1e5, make([]int64, 1e5) },
 	} {
