@@ -102,6 +102,9 @@ func lookUpToken(ctx context.Context, identity []byte) (*tls13.PSK, error) {
 		return nil, nil
 	}
 	s := i.to.wait(ctx)
+	if err := context.Cause(ctx); s == nil && err != nil {
+		return nil, err
+	}
 	if s == nil {
 		return nil, ErrTokenSpent
 	}
