@@ -319,9 +319,7 @@ func (s *Session) clientGreeted(p *Path) error {
 	s.endGreeting(accepted)
 	s.takeAnswer(&peer)
 	for _, st := range streams {
-		if st.release(peer.StreamCredit) {
-			p.addReplay(st)
-		}
+		st.release(peer.StreamCredit)
 	}
 	p.kick()
 	return nil
@@ -354,20 +352,19 @@ func (s *Stream) greeted(early, keys *record.Keys, again *Path) error {
 	s.attached = nil
 	if again != nil && s.kept.len() > 0 && !s.reset {
 		s.kept.doubt(nil)
-		s.replayOn = again
+		s.replayOver(again)
 	}
 	return s.kept.reseal(s.id, early, keys)
 }
 
-// release lets the stream seal again, and reports whether it has to wait until
-// its records are sent again.
-func (s *Stream) release(credit uint64) (again bool) {
+// release lets the stream seal again, once its records are sent again if they
+// have to be.
+func (s *Stream) release(credit uint64) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	s.credit = max(s.credit, credit)
 	s.settleSending()
 	s.sendCond.Broadcast()
-	return s.replayOn != nil
 }
 
 // greeted is the same for the control context, which goes first when early data

@@ -93,3 +93,33 @@ func TestUnheardJoins(t *testing.T) {
 		})
 	}
 }
+
+// Records that are sent again may have later ones behind them that the same path
+// has carried before. What is written then says where it belongs, and the path
+// doesn't break.
+func TestResendBeforeOthers(t *testing.T) {
+	for _, mode := range []Mode{ModeFailover, ModeAggregate, ModeRedundant} {
+		t.Run(mode.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, wideLink, func(client, server *Config) { client.Mode, server.Mode = mode, mode })
+				next := w.addPath(t)
+				st, peer := openStream(t, w.client, w.server)
+				want := testBytes(1, 120<<10)
+				w.conn(0).Stall(true)
+				mustWrite(t, st, want[:40<<10])
+				if err := next.Use(); err != nil {
+					t.Fatal(err)
+				}
+				mustWrite(t, st, want[40<<10:80<<10])
+				time.Sleep(segmentTime)
+				w.conn(0).Reset()
+				time.Sleep(time.Second)
+				mustWrite(t, st, want[80<<10:])
+				wantRead(t, "over both paths", peer, want)
+				if state := next.State(); state != PathActive {
+					t.Errorf("the path that took over is %v", state)
+				}
+			})
+		})
+	}
+}

@@ -1,6 +1,8 @@
 package tcpls
 
 import (
+	"slices"
+
 	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
@@ -27,14 +29,17 @@ func (s *Stream) moveOff(to *Path) {
 	for s.sealing { // it doesn't take long: sealing never waits for a socket
 		s.sendCond.Wait()
 	}
-	s.replayOn = nil
+	if s.replayOn != nil {
+		s.replayOn.forget(s)
+		s.replayOn = nil
+	}
 	if pin := s.pinned(); pin != nil {
 		to = pin
 	}
 	switch {
 	case s.reset || s.kept.empty():
 	case s.kept.misses():
-		s.replayOn = to
+		s.replayOver(to)
 	default:
 		s.moved = s.sendCtx.Seq()
 	}
@@ -43,7 +48,7 @@ func (s *Stream) moveOff(to *Path) {
 	s.sendCond.Broadcast()
 	s.sendMu.Unlock()
 	if again {
-		to.addReplay(s)
+		to.carryOn()
 	}
 }
 
@@ -59,13 +64,36 @@ func (s *Stream) blocked() bool {
 	return s.kept.len() >= maxHeld && len(s.sess.livePaths()) > 1
 }
 
-func (p *Path) addReplay(s *Stream) {
+// replayOver makes p send the stream's lost records before anything new, which
+// may not be behind the last of them and so has to be attached anew. The caller
+// holds sendMu, and has p carry on when it no longer does.
+func (s *Stream) replayOver(p *Path) {
+	s.replayOn, s.attached = p, nil
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	if p.ended || p.endDue {
-		return // the next path will do it
+	if !p.ended && !p.endDue { // else the next path will do it
+		p.replays = append(p.replays, replay{stream: s})
 	}
-	p.replays = append(p.replays, replay{stream: s})
+}
+
+// forget takes s off the streams whose records are sent again.
+func (p *Path) forget(s *Stream) {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	p.replays = slices.DeleteFunc(p.replays, func(r replay) bool { return r.stream == s })
+}
+
+// replaying reports whether records of s are still to be sent again.
+func (p *Path) replaying(s *Stream) bool {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	return slices.ContainsFunc(p.replays, func(r replay) bool { return r.stream == s })
+}
+
+// carryOn flushes what became due.
+func (p *Path) carryOn() {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
 	p.flush()
 }
 
@@ -104,7 +132,6 @@ func (p *Path) resendSome(r *replay) (more bool, err error) {
 		return false, err
 	}
 	r.begun, r.next = true, first+uint64(len(records))
-	s.attached = p
 	p.resent.Add(uint64(len(records)))
 	for _, rec := range records {
 		p.repeat(rec)
@@ -137,7 +164,7 @@ func (p *Path) repeat(rec sentRecord) {
 func (s *Stream) replayed(p *Path) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	if s.replayOn == p {
+	if s.replayOn == p && !p.replaying(s) { // or it was told so anew
 		s.replayOn = nil
 		s.settleSending()
 		s.sendCond.Broadcast()

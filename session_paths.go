@@ -105,9 +105,6 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	if lost {
 		from.lost.Store(true)
 	}
-	from.outMu.Lock()
-	from.replays = nil
-	from.outMu.Unlock()
 	s.main.Store(to)
 	s.switched.Store(s.lastReceived.Load())
 	s.gate.use(to)

@@ -129,8 +129,8 @@ func (s *Stream) hasten() {
 		}
 	}
 	if fast != nil && fast.unsent.Load() < maxUnsent && s.kept.doubt(fast) {
-		s.replayOn = fast
-		go fast.addReplay(s)
+		s.replayOver(fast)
+		go fast.carryOn()
 	}
 }
 
