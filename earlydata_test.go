@@ -188,6 +188,12 @@ func TestEarlyDataRefused(t *testing.T) {
 		"other ticket keys": func(w *earlyWorld) {
 			w.listener.cfg.TLS.SetSessionTicketKeys([][32]byte{{1}})
 		},
+		"a clock that is off by more than the window": func(w *earlyWorld) {
+			w.listener.cfg.TLS.Time = func() time.Time { return time.Now().Add(earlyWindow + time.Second) }
+		},
+		"a ticket that UnwrapSession doesn't know": func(w *earlyWorld) {
+			w.listener.cfg.TLS.UnwrapSession = func([]byte, tls.ConnectionState) (*tls.SessionState, error) { return nil, nil }
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -211,4 +217,55 @@ func TestEarlyDataIsBounded(t *testing.T) {
 		w.visit(t)
 		w.request(t, 100_000, EarlyDataAccepted)
 	})
+}
+
+// Tickets are what crypto/tls's hooks make of them, and their keys change.
+func TestTicketHooks(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, server *tls.Config) (later func()){
+		"keys that rotate": func(t *testing.T, server *tls.Config) func() {
+			server.SetSessionTicketKeys([][32]byte{{1}})
+			return func() { server.SetSessionTicketKeys([][32]byte{{2}, {1}}) }
+		},
+		"a store of the application's": func(t *testing.T, server *tls.Config) func() {
+			var mu sync.Mutex
+			var kept [][]byte
+			server.WrapSession = func(cs tls.ConnectionState, s *tls.SessionState) ([]byte, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				state, err := s.Bytes()
+				kept = append(kept, state)
+				return []byte{byte(len(kept) - 1)}, err
+			}
+			server.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if len(ticket) != 1 || int(ticket[0]) >= len(kept) {
+					t.Errorf("UnwrapSession got %x", ticket)
+					return nil, nil
+				}
+				return tls.ParseSessionState(kept[ticket[0]])
+			}
+			return func() {}
+		},
+		"EncryptTicket and DecryptTicket": func(t *testing.T, server *tls.Config) func() {
+			var keys tls.Config
+			keys.SetSessionTicketKeys([][32]byte{{3}})
+			server.WrapSession = func(cs tls.ConnectionState, s *tls.SessionState) ([]byte, error) { return keys.EncryptTicket(cs, s) }
+			server.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+				return keys.DecryptTicket(ticket, cs)
+			}
+			return func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var later func()
+				w := newEarlyWorld(t, func(_, server *Config) { later = change(t, server.TLS) })
+				w.visit(t)
+				later()
+				w.request(t, 1000, EarlyDataAccepted)
+				w.request(t, 1000, EarlyDataAccepted)
+			})
+		})
+	}
 }
