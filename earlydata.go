@@ -179,13 +179,9 @@ func (s *Session) hold(p *Path) []*Stream {
 }
 
 // fellThrough ends a session whose handshake has failed; the alert, if one is
-// due, is in the queue. A server that isn't what it was is met by an ordinary
-// handshake the next time, with all that Dial can do.
+// due, is in the queue.
 func (p *Path) fellThrough(err error) {
 	s := p.sess
-	if !isTransport(err) {
-		s.engine.ForgetTickets()
-	}
 	if !s.setCause(err) {
 		return
 	}

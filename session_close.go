@@ -112,7 +112,8 @@ func (s *Session) setCause(err error) bool {
 	s.recovered()
 	s.forgetTokens()
 	machine.leave(s)
-	if s.early == EarlyDataPending && s.greeting != nil {
+	greeting := s.early == EarlyDataPending && s.greeting != nil
+	if greeting {
 		s.greeting.timer.Stop()
 	}
 	for _, p := range s.livePaths() {
@@ -125,6 +126,9 @@ func (s *Session) setCause(err error) bool {
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
+	if greeting && s.client && err != ErrSessionClosed {
+		s.engine.ForgetTickets() // the next handshake is an ordinary one, with all that Dial can do
+	}
 	s.expect() // for good: the peer's last words are awaited
 	for _, st := range streams {
 		st.sendMu.Lock()
