@@ -39,6 +39,7 @@ both have. With -l the URL for the other end is the first line on standard error
 		},
 	}
 	f.clientFlags.register(cmd)
+	f.paths.register(cmd, &f.mode)
 	f.identityFlags.register(cmd)
 	cmd.Flags().BoolVarP(&f.listen, "listen", "l", false, "listen on ADDR and serve one stream")
 	return cmd
@@ -57,12 +58,15 @@ func (t *tool) ncDial(ctx context.Context, f *ncFlags, peer string) error {
 		return err
 	}
 	config.IdleTimeout = 0 // silence is normal here
+	config.Logger = t.pathLogger()
 	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
 	session, err := d.Dial(ctx, "tcp", to.address)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
+	keeper := &pathKeeper{tool: t, specs: f.paths}
+	keeper.meet(session)
 	stream, err := session.OpenStream(ctx)
 	if err != nil {
 		return err

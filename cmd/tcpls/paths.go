@@ -20,7 +20,7 @@ type pathSpecs []tcpls.PathSpec
 
 func (p *pathSpecs) register(cmd *cobra.Command, mode *pathMode) {
 	cmd.Flags().Var(mode, "mode", "how several paths are used: failover, aggregate or redundant")
-	cmd.Flags().Var(p, "path", "open another path, from src:ADDR, to dst:ADDR:PORT, or both with a comma; repeatable")
+	cmd.Flags().Var(p, "path", "open another path: from if:NAME or src:ADDR, to dst:ADDR:PORT, as a backup; several of these with commas; repeatable")
 }
 
 // pathMode is the value of --mode.
@@ -49,6 +49,14 @@ func (p *pathSpecs) Set(text string) error {
 		end, address, _ := strings.Cut(part, ":")
 		var err error
 		switch end {
+		case "if":
+			if spec.Interface = address; address == "" {
+				err = errors.New("no name")
+			}
+		case "backup":
+			if spec.Backup = true; address != "" {
+				err = errors.New("backup has no value")
+			}
 		case "src":
 			var local netip.Addr
 			local, err = netip.ParseAddr(strings.Trim(address, "[]"))
@@ -56,10 +64,10 @@ func (p *pathSpecs) Set(text string) error {
 		case "dst":
 			spec.Remote, err = netip.ParseAddrPort(address)
 		default:
-			err = errors.New("neither src nor dst")
+			err = errors.New("none of if, src, dst, backup")
 		}
 		if err != nil {
-			return fmt.Errorf("%q isn't a path such as src:192.0.2.7 or dst:198.51.100.1:4433", text)
+			return fmt.Errorf("%q isn't a path such as if:wlan0,backup or src:192.0.2.7 or dst:198.51.100.1:4433", text)
 		}
 	}
 	*p = append(*p, spec)
@@ -77,11 +85,17 @@ func (p *pathSpecs) String() string {
 
 func specText(spec tcpls.PathSpec) string {
 	var parts []string
+	if spec.Interface != "" {
+		parts = append(parts, "if:"+spec.Interface)
+	}
 	if spec.Local.IsValid() {
 		parts = append(parts, "src:"+spec.Local.Addr().String())
 	}
 	if spec.Remote.IsValid() {
 		parts = append(parts, "dst:"+spec.Remote.String())
+	}
+	if spec.Backup {
+		parts = append(parts, "backup")
 	}
 	return strings.Join(parts, ",")
 }
