@@ -163,10 +163,8 @@ func (s *Session) suspect(p *Path) {
 	p.retryOften(true)
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
 	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
-	if p != s.path() {
-		s.resendLost()
-	}
 	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
+	s.resendLost() // what a change that was under way has passed by
 }
 
 // reroute makes a good path the main one if that one isn't good any more, or
@@ -254,11 +252,11 @@ func (s *Session) goOn(p *Path, err error) {
 	}
 	s.log.Warn("path failed", "path", p.id, "error", err)
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
-	if p != s.path() {
-		s.resendLost()
-		s.restate(p)
-	}
 	s.reroute(err)
+	// A change of the main path that was under way may have passed some of them
+	// by, before it was known that p is lost.
+	s.resendLost()
+	s.restate(p)
 }
 
 // dropPath takes p out of the table. The caller holds mu.
