@@ -136,19 +136,8 @@ func testAddressGone(t *testing.T, local netip.Addr, cut func() error, upload bo
 	}
 	o := client.watchers.add()
 	defer client.watchers.remove(o)
-	st, err := from.OpenStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := testBytes(1, 32<<20)
-	sent := begun(func() error {
-		_, err := st.Write(want)
-		return errors.Join(err, st.CloseWrite())
-	})
-	peer, err := to.AcceptStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, peer, sent := startTransfer(t, from, to, want)
 	wantRead(t, "before", peer, want[:8<<20])
 	began := time.Now()
 	if err := cut(); err != nil {

@@ -1,7 +1,6 @@
 package tcpls
 
 import (
-	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,19 +82,8 @@ func testComeback(t *testing.T, upload bool, back func(t *testing.T, w *world) u
 	if upload {
 		from, to = to, from
 	}
-	st, err := from.OpenStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := testBytes(1, 60<<20)
-	sent := begun(func() error {
-		_, err := st.Write(want)
-		return errors.Join(err, st.CloseWrite())
-	})
-	peer, err := to.AcceptStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, peer, sent := startTransfer(t, from, to, want)
 	wantRead(t, "before the cut", peer, want[:5<<20])
 	w.conn(0).Stall(true)
 	wantRead(t, "over the backup", peer, want[5<<20:15<<20])

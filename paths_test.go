@@ -112,6 +112,24 @@ func (w *world) addPath(t testing.TB) *Path {
 	return p
 }
 
+// startTransfer begins to send want from one end to the other, and the end of
+// the stream behind it.
+func startTransfer(t testing.TB, from, to *Session, want []byte) (st, peer *Stream, sent <-chan error) {
+	t.Helper()
+	st, err := from.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent = begun(func() error {
+		_, err := st.Write(want)
+		return errors.Join(err, st.CloseWrite())
+	})
+	if peer, err = to.AcceptStream(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return st, peer, sent
+}
+
 // wideLink is a path of 40 ms there and back and 80 Mbit/s.
 var wideLink = memnet.Link{Rate: 10 << 20, Delay: 20 * time.Millisecond}
 
@@ -157,19 +175,8 @@ func testFailover(t *testing.T, cut func(*memnet.Conn), standby, upload bool) {
 	if upload {
 		from, to = to, from
 	}
-	st, err := from.OpenStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := testBytes(1, 20<<20)
-	sent := begun(func() error {
-		_, err := st.Write(want)
-		return errors.Join(err, st.CloseWrite())
-	})
-	peer, err := to.AcceptStream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	st, peer, sent := startTransfer(t, from, to, want)
 	wantRead(t, "before the cut", peer, want[:5<<20])
 	cut(w.conn(0))
 	began := time.Now()
@@ -206,19 +213,8 @@ func TestMigrate(t *testing.T) {
 			if upload {
 				from, to = to, from
 			}
-			st, err := from.OpenStream(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
 			want := testBytes(1, 20<<20)
-			sent := begun(func() error {
-				_, err := st.Write(want)
-				return errors.Join(err, st.CloseWrite())
-			})
-			peer, err := to.AcceptStream(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, peer, sent := startTransfer(t, from, to, want)
 			wantRead(t, "before the migration", peer, want[:5<<20])
 			moved := begun(func() error {
 				_, err := w.client.Migrate(t.Context(), PathSpec{})

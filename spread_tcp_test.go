@@ -2,7 +2,6 @@ package tcpls
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -52,20 +51,9 @@ func TestAggregateTCP(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		st, err := s.OpenStream(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
 		want := testBytes(3, 12<<20)
 		began := time.Now()
-		sent := begun(func() error {
-			_, err := st.Write(want)
-			return errors.Join(err, st.CloseWrite())
-		})
-		peer, err := c.AcceptStream(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, peer, sent := startTransfer(t, s, c, want)
 		wantRead(t, mode.String(), peer, want)
 		took := time.Since(began)
 		if err := <-sent; err != nil {

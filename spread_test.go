@@ -34,20 +34,9 @@ func transfer(t *testing.T, mode Mode, n int, links ...memnet.Link) (took time.D
 			w.addPath(t)
 		}
 		time.Sleep(time.Second)
-		st, err := w.server.OpenStream(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
 		want := testBytes(1, n)
 		began := time.Now()
-		sent := begun(func() error {
-			_, err := st.Write(want)
-			return errors.Join(err, st.CloseWrite())
-		})
-		peer, err := w.client.AcceptStream(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		st, peer, sent := startTransfer(t, w.server, w.client, want)
 		wantRead(t, "the transfer", peer, want)
 		took = time.Since(began)
 		wantEOF(t, "the transfer", peer)
@@ -95,19 +84,8 @@ func TestSpreadFailover(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, wideLink, func(client, server *Config) { client.Mode, server.Mode = mode, mode })
 					w.addPath(t)
-					st, err := w.server.OpenStream(t.Context())
-					if err != nil {
-						t.Fatal(err)
-					}
 					want := testBytes(1, 20<<20)
-					sent := begun(func() error {
-						_, err := st.Write(want)
-						return errors.Join(err, st.CloseWrite())
-					})
-					peer, err := w.client.AcceptStream(t.Context())
-					if err != nil {
-						t.Fatal(err)
-					}
+					st, peer, sent := startTransfer(t, w.server, w.client, want)
 					wantRead(t, "before the cut", peer, want[:5<<20])
 					cut(w.conn(1)) // not the main path
 					began := time.Now()
