@@ -305,3 +305,40 @@ func TestPingBesideTheWatch(t *testing.T) {
 		}
 	})
 }
+
+// A peer that has the session change paths again and again, reads nothing and
+// acknowledges nothing, doesn't make it queue its control records each time.
+func TestPathLeftAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTestPeer(t, true, func(c *Config) { c.MaxPaths, c.PathTimeout, c.KeepAlive = 3, time.Hour, -1 })
+		q := p.join()
+		for id := uint32(1); id < 2000; id += 2 {
+			p.attach(id)
+			if err := p.accept().CloseRead(); err != nil { // says STOP_SENDING
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		s := p.sess
+		if n := s.control.keptBytes(); n < 4<<10 {
+			t.Fatalf("only %d bytes of control records are kept, which proves nothing", n)
+		}
+		for range 1000 {
+			q.writeFrames(wire.AppendPathLeft(nil, 0, false))
+			synctest.Wait()
+			if main := s.path(); main.ID() != q.joined {
+				t.Fatalf("path %d is still the main path, which the peer has left", main.ID())
+			}
+			p.writeFrames(wire.AppendPathLeft(nil, q.joined, false))
+			synctest.Wait()
+		}
+		for _, path := range s.Paths() {
+			t.Logf("path %d: %d bytes wait", path.ID(), path.unsent.Load())
+			if n := path.unsent.Load(); n > 2*maxUnsent {
+				t.Errorf("%d bytes wait on path %d", n, path.ID())
+			}
+		}
+		go func() { _ = s.CloseWithError(1, "test") }() // nobody reads it
+		time.Sleep(time.Minute)
+	})
+}

@@ -171,7 +171,8 @@ func (s *Stream) replayed(p *Path) {
 	}
 }
 
-// take moves the control context to p, with what isn't acknowledged.
+// take moves the control context to p, with what isn't acknowledged, once p has
+// room for it: a peer may have us change paths as often as it likes.
 func (c *control) take(p *Path) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
@@ -180,6 +181,30 @@ func (c *control) take(p *Path) error {
 	}
 	c.sealMu.Lock()
 	c.owner.Store(p)
+	c.moved.Store(true)
+	c.sealMu.Unlock()
+	if p.unsent.Load() >= maxUnsent {
+		return nil // drain composes once the socket takes more
+	}
+	if err := p.compose(); err != nil {
+		return err
+	}
+	p.flush()
+	return nil
+}
+
+// repeat attaches the control context to p if it was moved there, and sends its
+// records again. The caller holds outMu.
+func (c *control) repeat(p *Path) error {
+	if !c.moved.Load() {
+		return nil
+	}
+	c.sealMu.Lock()
+	if !c.moved.Load() || c.owner.Load() != p {
+		c.sealMu.Unlock()
+		return nil
+	}
+	c.moved.Store(false)
 	records, first := c.kept.from(0, int(^uint(0)>>1))
 	epoch := c.epoch
 	if first < c.epochSeq {
@@ -192,7 +217,6 @@ func (c *control) take(p *Path) error {
 	for _, rec := range records {
 		p.repeat(rec)
 	}
-	p.flush()
 	return nil
 }
 

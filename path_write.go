@@ -113,6 +113,9 @@ func (p *Path) announce(next uint32, attach bool, epoch, seq uint64) error {
 // compose seals the words and the control frames that are due.
 func (p *Path) compose() error {
 	s := p.sess
+	if err := s.control.repeat(p); err != nil {
+		return err
+	}
 	for s.control.due.Load() && s.control.owner.Load() == p {
 		if err := p.announce(wire.Control, false, 0, 0); err != nil {
 			return err
@@ -207,7 +210,7 @@ func (p *Path) sealTail(s *Stream, add func(b []byte) []byte) error {
 
 // composeFor composes what is due and announces s.
 func (p *Path) composeFor(s *Stream) error {
-	if p.sess.control.due.Load() {
+	if c := &p.sess.control; c.due.Load() || c.moved.Load() {
 		if err := p.compose(); err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ type control struct {
 	epochDue  bool
 
 	owner atomic.Pointer[Path] // the one path that carries the context
+	moved atomic.Bool          // it is to be attached there, and its records sent again
 
 	sealMu   sync.Mutex // guards what follows
 	ctx      record.Context
