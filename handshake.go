@@ -108,7 +108,10 @@ func lookUpToken(ctx context.Context, identity []byte) (*tls13.PSK, error) {
 	if s == nil {
 		return nil, ErrTokenSpent
 	}
-	if s.full() { // told while there is somebody to tell; its token stays good
+	s.mu.Lock()
+	full := s.full()
+	s.mu.Unlock()
+	if full { // told while there is somebody to tell; its token stays good
 		return nil, s.errFull()
 	}
 	secret, err := s.tokenSecret(identity)

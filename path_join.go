@@ -64,9 +64,9 @@ func (s *Session) joinEarly(ctx context.Context, conn net.Conn) error {
 	p.outMu.Lock()
 	p.enqueueRaw(engine.Output())
 	p.outMu.Unlock()
-	if !s.addPath(p, nil) {
+	if err := s.addPath(p, nil); err != nil {
 		_ = conn.Close() // never used
-		return s.cause()
+		return err
 	}
 	stop := context.AfterFunc(ctx, s.broadcast)
 	defer stop()

@@ -237,11 +237,10 @@ func (p *Path) sealAlert(level, description byte) {
 	_ = p.compose() // a key at its limit leaves only the end
 	c := p.reserve(2, false)
 	b := append(c.Next(2)[:record.HeaderLen], level, description)
-	if _, err := p.seal(c, &p.out, b, record.Alert); err == nil {
-		p.endDue = true
-		p.gone.Store(true) // writers wait for another path
-		p.flush()
-	}
+	_, _ = p.seal(c, &p.out, b, record.Alert)
+	p.endDue = true
+	p.gone.Store(true) // writers wait for another path
+	p.flush()
 }
 
 // flush writes the queue to the socket until it is empty or the socket full.

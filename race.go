@@ -148,6 +148,9 @@ func (r *race) err(address string) error {
 
 // end gives up the attempts that still run.
 func (r *race) end() {
+	if r.leave != nil {
+		r.leave() // the caller's context may outlive many races
+	}
 	r.cancel()
 	if r.running > 0 {
 		go r.rest(r.running, func(conn net.Conn) { _ = conn.Close() }) // never used

@@ -431,3 +431,37 @@ func TestDialName(t *testing.T) {
 		}
 	}
 }
+
+// A race that is over leaves nothing on its caller's context, which may outlive
+// many.
+func TestRaceLeavesContext(t *testing.T) {
+	ctx := &watchedContext{Context: t.Context(), done: make(chan struct{})}
+	d := &Dialer{KeepLosers: true}
+	r := d.newRace(ctx, []string{"a", "b"}, func(context.Context, string) (net.Conn, error) {
+		return nil, errors.New("refused")
+	})
+	if _, ok := r.next(); ok {
+		t.Error("a connection that was refused has won")
+	}
+	r.end()
+	if ctx.waiting != 0 {
+		t.Errorf("%d wait for the end of the context", ctx.waiting)
+	}
+}
+
+// A watchedContext counts who waits for its end.
+type watchedContext struct {
+	context.Context
+	done    chan struct{}
+	waiting int
+}
+
+func (c *watchedContext) Done() <-chan struct{} { return c.done }
+
+func (c *watchedContext) AfterFunc(func()) (stop func() bool) {
+	c.waiting++
+	return func() bool {
+		c.waiting--
+		return true
+	}
+}

@@ -249,8 +249,8 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn, backup bool) (*Pa
 	p := newPath(s, t.path, conn, h.engine.SendLimit())
 	p.watch.rtt = h.roundTrip
 	p.rank.own.Store(backup)
-	if !s.addPath(p, h.early) {
-		return nil, s.cause()
+	if err := s.addPath(p, h.early); err != nil {
+		return nil, err
 	}
 	if backup {
 		p.sayBackup(true)
@@ -302,10 +302,8 @@ func (s *Session) fewTokens() bool {
 
 // full reports whether the client has as many paths as it may. Those that are
 // silent make room for a new one; whether the others are what they seem will be
-// known soon.
+// known soon. The caller holds mu.
 func (s *Session) full() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	used := 0
 	for _, p := range s.livePaths() {
 		if p.state != PathSuspect {
@@ -341,18 +339,13 @@ func joined(conn net.Conn, h *handshake) error {
 		}
 	}
 	s.mu.Unlock()
-	if s.full() {
-		return s.errFull()
-	}
 	p := newPath(s, i.path, conn, h.engine.SendLimit())
 	if h.roundTrip > 0 { // a join with early data is no round trip yet
 		p.watch.rtt = h.roundTrip
 	}
 	p.joining.Store(h.joining)
-	if !s.addPath(p, h.early) {
-		return s.cause()
-	}
-	s.giveTokens()
+	err := s.addPath(p, h.early)
+	s.giveTokens() // also for one that was spent on a path too many
 	s.kick()
-	return nil
+	return err
 }

@@ -43,12 +43,17 @@ func (s *Session) Paths() []*Path { return slices.Clone(s.livePaths()) }
 func (s *Session) setLive(paths []*Path) { s.live.Store(&paths) }
 
 // addPath takes a new path into the session and starts it; read holds the bytes
-// that came behind the handshake. It reports false if the session has ended.
-func (s *Session) addPath(p *Path, read []byte) bool {
+// that came behind the handshake. The error is that the session has ended, or has
+// as many paths as its client may open.
+func (s *Session) addPath(p *Path, read []byte) error {
 	s.mu.Lock()
-	if s.ended() {
+	switch {
+	case s.ended():
 		s.mu.Unlock()
-		return false
+		return s.cause()
+	case !s.client && s.full():
+		s.mu.Unlock()
+		return s.errFull()
 	}
 	p.out.Init(s.keys.send.Load(), wire.PathContext(p.id)) // every later epoch is said on the path
 	s.setLive(append(slices.Clone(s.livePaths()), p))
@@ -75,7 +80,7 @@ func (s *Session) addPath(p *Path, read []byte) bool {
 		p.kick()
 	}
 	s.reroute(nil)
-	return true
+	return nil
 }
 
 // surplus is the suspect path that has to go where there are more than MaxPaths,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -252,6 +253,29 @@ func TestPathTooMany(t *testing.T) {
 		synctest.Wait()
 		if n := len(w.server.Paths()); n != 3 {
 			t.Errorf("%d paths, want 3", n)
+		}
+	})
+}
+
+// Joins that come at once don't get past MaxPaths together, and their
+// tokens are made up for.
+func TestPathsTooManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, func(_, server *Config) { server.MaxPaths = 3 })
+		time.Sleep(time.Second)
+		var all sync.WaitGroup
+		for range 6 {
+			all.Go(func() { _, _ = w.client.AddPath(t.Context(), PathSpec{}) }) // judged by what the server has
+		}
+		all.Wait()
+		time.Sleep(time.Second)
+		if n := len(w.server.Paths()); n != 3 {
+			t.Errorf("%d paths, want 3", n)
+		}
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		if n := len(w.server.tickets.unused); n != maxTokens {
+			t.Errorf("%d tokens can be used, want %d", n, maxTokens)
 		}
 	})
 }
