@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -268,4 +269,38 @@ func TestTicketHooks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Keying material can be exported while a handshake with early data goes on, by
+// a server, and after it by both ends.
+func TestExportBeforeHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newEarlyWorld(t, nil)
+		w.visit(t)
+		c := w.dial(t)
+		if _, err := c.ExportKeyingMaterial("test", nil, 32); err == nil {
+			t.Error("a client exports before it has heard the server")
+		}
+		st, err := c.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, st, []byte("early"))
+		s := w.accept(t)
+		early, err := s.ExportKeyingMaterial("test", nil, 32)
+		if err != nil || s.EarlyData() != EarlyDataPending {
+			t.Errorf("a server, early data %v: %v", s.EarlyData(), err)
+		}
+		for c.EarlyData() == EarlyDataPending || s.EarlyData() == EarlyDataPending { // for the race detector
+			_, _ = c.ExportKeyingMaterial("test", nil, 32)
+			_, _ = s.ExportKeyingMaterial("test", nil, 32)
+			time.Sleep(time.Millisecond)
+		}
+		for _, end := range []*Session{c, s} {
+			if late, err := end.ExportKeyingMaterial("test", nil, 32); err != nil || !bytes.Equal(late, early) {
+				t.Errorf("the %s exports other bytes than the server did at first: %v", role(end), err)
+			}
+		}
+		closeBoth(t, c, s)
+	})
 }

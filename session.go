@@ -3,6 +3,7 @@ package tcpls
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -245,11 +246,17 @@ func (s *Session) ConnectionState() ConnectionState {
 
 // ExportKeyingMaterial derives a secret that both ends share (RFC 8446, section
 // 7.5), length bytes long. It fails for lengths that TLS can't express, and
-// where TLS 1.2 was agreed without extended master secrets.
+// where TLS 1.2 was agreed without extended master secrets, and for a client
+// whose handshake with early data isn't complete; see Session.Handshake.
 func (s *Session) ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error) {
-	if s.engine == nil {
+	switch {
+	case s.engine == nil:
 		return s.state.TLS.ExportKeyingMaterial(label, context, length)
+	case s.client && s.EarlyData() == EarlyDataPending: // the engine is the path's own until then
+		return nil, errors.New("tcpls: exporting keying material before the handshake is complete")
 	}
+	s.inMu.Lock() // a server's engine may still be at work
+	defer s.inMu.Unlock()
 	return s.engine.ExportKeyingMaterial(label, context, length)
 }
 

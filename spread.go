@@ -203,8 +203,8 @@ func (p *Path) copies(s *Stream, first uint64) error {
 
 // SetPath sends what is written to the stream from now on over p and no other
 // path, so that it doesn't wait for what others carry; nil leaves the choice to
-// Config.Mode again. While p is silent or after it has failed, the stream goes on as if it had no
-// path of its own. The error is a *PathError if p isn't active or isn't a path
+// Config.Mode again. While p is silent, or a backup beside a better path, or after
+// it has failed, the stream goes on as if it had no path of its own. The error is a *PathError if p isn't active or isn't a path
 // of the stream's session, or ErrNotTCPLS. The peer's direction is the peer's
 // business.
 func (s *Stream) SetPath(p *Path) error {
