@@ -48,6 +48,7 @@ type reading struct {
 	now        time.Time // of the last read
 	brought    bool      // stream bytes, since the last beat was considered
 	beaten     time.Time // when the last beat was due
+	partial    time.Time // when the record began that isn't complete
 	measured   time.Time // when minRTT was last asked for
 	closed     bool      // the peer sent close_notify
 	repeats    uint      // records that had arrived before
@@ -146,7 +147,9 @@ func (p *Path) noteArrival() {
 	r := &p.in
 	r.now = time.Now()
 	p.sess.lastReceived.Store(int64(r.now.Sub(p.sess.began)))
-	p.noteHeard()
+	if r.partial.IsZero() || r.now.Sub(r.partial) < maxPartial {
+		p.noteHeard()
+	}
 	if r.now.Sub(r.measured) > rttAge {
 		r.measured = r.now
 		p.measure()
@@ -199,14 +202,22 @@ func (p *Path) takeRecords() error {
 		rec, err := r.nextRecord()
 		if err == nil && rec != nil && !r.direct.full(len(rec)) {
 			r.start += len(rec)
+			r.partial = time.Time{}
 			if err = p.receive(rec); err == nil {
 				continue
 			}
+		}
+		if r.have > r.start && r.partial.IsZero() {
+			r.partial = r.now
 		}
 		p.settleStream()
 		return err
 	}
 }
+
+// maxPartial is how long the bytes of one record count as signs of life: else
+// somebody on the path could hold up a session by trickling what is no record.
+const maxPartial = 5 * time.Second
 
 // receive finds the context of one record, opens it and acts on it.
 func (p *Path) receive(rec []byte) error {

@@ -2,6 +2,8 @@ package tcpls
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -130,4 +132,44 @@ func testCloseBesideASilentPath(t *testing.T) {
 			t.Errorf("the end took %v, CloseTimeout is %v", took, s.cfg.CloseTimeout)
 		}
 	}
+}
+
+// Somebody on the path who lets nothing through but a byte now and then, of a
+// record that never ends, doesn't keep a session from leaving it.
+func TestTrickle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		w.addPath(t)
+		_, peer, sent := startTransfer(t, w.client, w.server, testBytes(1, 8<<20))
+		wantRead(t, "before", peer, testBytes(1, 1<<20))
+		w.conn(0).Stall(true)
+		// The bytes that the client hears are the attacker's.
+		p := w.client.Paths()[0]
+		stop := make(chan struct{})
+		var attack sync.WaitGroup
+		attack.Go(func() {
+			p.in.partial = time.Now() // a header has come
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+					p.noteArrival()
+				}
+			}
+		})
+		rest := begun(func() error {
+			_, err := io.ReadFull(peer, make([]byte, 7<<20))
+			return err
+		})
+		time.Sleep(maxPartial + 2*time.Second)
+		close(stop)
+		attack.Wait()
+		if w.client.path() == p {
+			t.Errorf("the client still uses the path %v after it broke", maxPartial+2*time.Second)
+		}
+		if err := errors.Join(<-rest, <-sent); err != nil {
+			t.Error(err)
+		}
+	})
 }
