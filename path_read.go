@@ -257,6 +257,9 @@ func (p *Path) receive(rec []byte) error {
 	if done, err := p.tryJoin(rec); done {
 		return err
 	}
+	if r.fresh {
+		return &protocolError{alert: alertBadRecordMAC, err: errFirstRecord}
+	}
 	return &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
 }
 

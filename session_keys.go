@@ -2,6 +2,7 @@ package tcpls
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/go-tcpls/tcpls/internal/record"
@@ -57,6 +58,14 @@ func (k *keyring) after() (*record.Keys, error) {
 	return k.coming, nil
 }
 
+// errEpochOver ends a path whose records come so late that their keys are gone
+// (protocol 3.6).
+var errEpochOver = errors.New("its keys were forgotten two updates ago")
+
+// errFirstRecord ends a path whose first record fits none of the keys that are
+// known: it isn't the peer's, or comes too late as well.
+var errFirstRecord = errors.New("its first record fits none of the session's keys")
+
 // receiveEpoch moves a context of path p to the epoch that the peer has
 // announced in it. The first context to move there brings the keys.
 func (s *Session) receiveEpoch(p *Path, ctx *record.Context, epoch *uint64, to uint64) error {
@@ -70,7 +79,7 @@ func (s *Session) receiveEpoch(p *Path, ctx *record.Context, epoch *uint64, to u
 	}
 	keys := s.keys.keysFor(to)
 	if keys == nil { // a path that was silent for two updates
-		return &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
+		return &protocolError{alert: alertBadRecordMAC, err: errEpochOver}
 	}
 	ctx.SetKeys(keys)
 	*epoch = to
@@ -107,7 +116,7 @@ func (s *Session) keysToAttach(p *Path, epoch uint64) (*record.Keys, error) {
 	}
 	keys := s.keys.keysFor(epoch)
 	if keys == nil && s.spread.Load() && epoch < s.keys.receiveEpoch { // it was under way for two updates
-		return nil, &protocolError{alert: alertBadRecordMAC, err: record.ErrAuth}
+		return nil, &protocolError{alert: alertBadRecordMAC, err: errEpochOver}
 	}
 	if keys == nil {
 		return nil, violation(wire.CodeKeyUpdate, "ATTACH in epoch %d at epoch %d", epoch, s.keys.receiveEpoch)

@@ -81,8 +81,8 @@ func TestRekeyUnderLoad(t *testing.T) {
 		go echo(p.server)
 		wg.Wait()
 		for name, s := range map[string]*Session{"client": p.client, "server": p.server} {
-			if n := s.sendingEpoch(); n < 20 {
-				t.Errorf("the %s has reached epoch %d, want at least 20", name, n)
+			if n := s.sendingEpoch(); n < 10 {
+				t.Errorf("the %s has reached epoch %d, want at least 10", name, n)
 			}
 		}
 		wantEOF(t, "a half closed stream", halfEnd)

@@ -187,7 +187,7 @@ func (s *Stream) sealed(seal func(*Path) error) error {
 	first := s.sendCtx.Seq()
 	s.sendMu.Unlock()
 	err := seal(path)
-	if err == nil && s.sess.inMode(ModeRedundant) && s.pin.Load() == nil {
+	if err == nil && s.sendCtx.Seq() > first && s.sess.inMode(ModeRedundant) && s.pin.Load() == nil {
 		err = s.copyTo(path, first)
 	}
 	if err != nil && err != errPathGone {

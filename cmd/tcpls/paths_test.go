@@ -18,13 +18,13 @@ import (
 )
 
 func TestPathSpecs(t *testing.T) {
-	for _, text := range []string{"src:192.0.2.7", "dst:198.51.100.1:4433", "dst:[2001:db8::1]:443", "src:2001:db8::7,dst:[2001:db8::1]:443"} {
+	for _, text := range []string{"src:192.0.2.7", "dst:198.51.100.1:4433", "dst:[2001:db8::1]:443", "src:2001:db8::7,dst:[2001:db8::1]:443", "if:wlan0", "if:wlan0,dst:198.51.100.1:4433,backup"} {
 		var p pathSpecs
 		if err := p.Set(text); err != nil || p.String() != text {
 			t.Errorf("%s was read as %v, %v", text, p, err)
 		}
 	}
-	for _, text := range []string{"", "192.0.2.7", "src:", "src:example.com", "src:192.0.2.7:80", "dst:198.51.100.1", "dst:example.com:443", "if:wlan0", "src:192.0.2.7,"} {
+	for _, text := range []string{"", "192.0.2.7", "src:", "src:example.com", "src:192.0.2.7:80", "dst:198.51.100.1", "dst:example.com:443", "if:", "backup:yes", "src:192.0.2.7,"} {
 		var p pathSpecs
 		if err := p.Set(text); err == nil {
 			t.Errorf("%q was taken as %v", text, p)
