@@ -165,9 +165,7 @@ func (s *Session) hold(p *Path) []*Stream {
 	p.outMu.Lock()
 	p.held = true
 	p.outMu.Unlock()
-	s.mu.Lock()
-	streams := s.streams()
-	s.mu.Unlock()
+	streams := s.openStreams()
 	for _, st := range streams {
 		st.sendMu.Lock()
 		for st.sealing {
@@ -385,7 +383,7 @@ func (k *kept) reseal(context uint32, from, to *record.Keys) error {
 	defer k.mu.Unlock()
 	var open, seal record.Context
 	for i := range k.n {
-		r := &k.ring[(k.head+i)%len(k.ring)]
+		r := k.at(i)
 		seq := k.acked + uint64(i)
 		open.InitAt(from, context, seq)
 		seal.InitAt(to, context, seq)

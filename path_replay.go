@@ -220,12 +220,15 @@ func (c *control) repeat(p *Path) error {
 	return nil
 }
 
+// at returns the i-th kept record, from 0. The caller holds mu.
+func (k *kept) at(i int) *sentRecord { return &k.ring[(k.head+i)%len(k.ring)] }
+
 // misses reports whether a record's path is lost.
 func (k *kept) misses() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for i := range k.n {
-		if k.ring[(k.head+i)%len(k.ring)].lost() {
+		if k.at(i).lost() {
 			return true
 		}
 	}
@@ -238,7 +241,7 @@ func (k *kept) doubt(but *Path) (any bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for i := range k.n {
-		if r := &k.ring[(k.head+i)%len(k.ring)]; r.path != but || but == nil {
+		if r := k.at(i); r.path != but || but == nil {
 			r.path, any = nil, true
 		}
 	}
@@ -253,7 +256,7 @@ func (k *kept) missing(seq uint64, to *Path) (records []sentRecord, first uint64
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for at := max(seq, k.acked); at < k.acked+uint64(k.n) && len(records) < maxResend; at++ {
-		r := &k.ring[(k.head+int(at-k.acked))%len(k.ring)]
+		r := k.at(int(at - k.acked))
 		switch {
 		case r.lost():
 			if len(records) == 0 {
@@ -275,17 +278,10 @@ func (k *kept) from(seq uint64, most int) (records []sentRecord, first uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	first = max(seq, k.acked)
-	end := k.acked + uint64(k.n)
-	for ; seq < end && len(records) < most; seq++ {
-		if seq < first {
-			seq = first
-			if seq == end {
-				break
-			}
-		}
-		r := k.ring[(k.head+int(seq-k.acked))%len(k.ring)]
+	for at := first; at < k.acked+uint64(k.n) && len(records) < most; at++ {
+		r := k.at(int(at - k.acked))
 		r.chunk.Retain()
-		records = append(records, r)
+		records = append(records, *r)
 	}
 	return records, first
 }

@@ -117,9 +117,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 		s.end(err)
 		return
 	}
-	s.mu.Lock()
-	streams := s.streams()
-	s.mu.Unlock()
+	streams := s.openStreams()
 	s.words.restate(streams)
 	s.words.leave(from.ID(), lost)
 	s.log.Info("path takes over", "path", to.id, "from", from.id, "lost", lost)
@@ -142,6 +140,13 @@ func (s *Session) streams() []*Stream {
 		streams = append(streams, st)
 	}
 	return streams
+}
+
+// openStreams is streams for who doesn't hold mu.
+func (s *Session) openStreams() []*Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams()
 }
 
 // lives reports whether the path with that number is open.
@@ -280,9 +285,7 @@ func (s *Session) dropPath(p *Path) {
 func (s *Session) resendLost() {
 	s.switchMu.Lock()
 	defer s.switchMu.Unlock()
-	s.mu.Lock()
-	streams := s.streams()
-	s.mu.Unlock()
+	streams := s.openStreams()
 	to := s.path()
 	for _, st := range streams {
 		if st.kept.misses() {
@@ -294,9 +297,7 @@ func (s *Session) resendLost() {
 // restate says everything once more that the peer must know, since it may have
 // been said on p, which has failed.
 func (s *Session) restate(p *Path) {
-	s.mu.Lock()
-	streams := s.streams()
-	s.mu.Unlock()
+	streams := s.openStreams()
 	s.words.restate(streams)
 	s.words.leave(p.ID(), true)
 	s.kick()
@@ -308,9 +309,7 @@ func (s *Session) restate(p *Path) {
 func (s *Session) resendEnds() {
 	s.switchMu.Lock()
 	defer s.switchMu.Unlock()
-	s.mu.Lock()
-	streams := s.streams()
-	s.mu.Unlock()
+	streams := s.openStreams()
 	for _, st := range streams {
 		st.sendMu.Lock()
 		again := st.finSent && st.replayOn == nil && !st.kept.empty()
