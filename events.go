@@ -26,8 +26,8 @@ const (
 	// EventNoPath: no path is left; the session waits for one, for
 	// Config.ReconnectFor. Err tells why the last one is gone.
 	EventNoPath
-	// EventNetwork: addresses or links of this machine have changed. Only
-	// sessions with a path that isn't on loopback are told: on Linux at once,
+	// EventNetwork: addresses or links of this machine have changed, or the watch
+	// over them has just begun. Only sessions with a path that isn't on loopback are told: on Linux at once,
 	// elsewhere within two seconds.
 	EventNetwork
 	// EventAddresses: the server has told of an address, or withdrawn one; see

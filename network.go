@@ -24,6 +24,7 @@ type network struct {
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
 	stop     context.CancelFunc
+	looked   bool // the watch has begun
 }
 
 // join makes s hear of changes until it leaves. The caller holds its mu.
@@ -48,32 +49,44 @@ func (n *network) leave(s *Session) {
 	delete(n.sessions, s)
 	if len(n.sessions) == 0 && n.stop != nil {
 		n.stop()
-		n.stop = nil
+		n.stop, n.looked = nil, false
 	}
 }
 
 // watch compares what there is after each change with what there was: what a
-// single message means, as of one of two equal addresses, needn't be known.
+// single message means, as of one of two equal addresses, needn't be known. Its
+// beginning counts as a change too, since nobody watched before.
 func (n *network) watch(ctx context.Context) {
 	changes := osnet.Watch(ctx)
-	before := places()
-	for range changes {
-		for len(changes) > 0 {
-			<-changes // one look does for all
+	known := make(map[netip.Addr]place)
+	for {
+		if now := places(); now != nil {
+			gone := vanished(known, now)
+			known = now
+			for _, s := range n.audience(ctx) {
+				s.networkChanged(gone)
+			}
 		}
-		after := places()
-		if after == nil || ctx.Err() != nil {
-			continue
+		e, open := <-changes
+		if !open {
+			return
 		}
-		gone := vanished(before, after)
-		before = after
-		n.mu.Lock()
-		sessions := slices.Collect(maps.Keys(n.sessions))
-		n.mu.Unlock()
-		for _, s := range sessions {
-			s.networkChanged(gone)
+		witness(known, e)
+		for len(changes) > 0 { // one look does for all
+			witness(known, <-changes)
 		}
 	}
+}
+
+// audience is who is to hear of what a look has found.
+func (n *network) audience(ctx context.Context) []*Session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ctx.Err() != nil { // another watch may have begun
+		return nil
+	}
+	n.looked = true
+	return slices.Collect(maps.Keys(n.sessions))
 }
 
 // A place is where a local address is.
@@ -97,6 +110,24 @@ func places() map[netip.Addr]place {
 		}
 	}
 	return found
+}
+
+// witness adds to what was known what an event tells of the time since: an
+// address that came and went between two looks, or was on a link that was up for
+// a while, may have got a path.
+func witness(known map[netip.Addr]place, e osnet.Event) {
+	switch e.Kind {
+	case osnet.AddrAdded:
+		known[e.Addr] = place{e.Link, known[e.Addr].up}
+	case osnet.AddrRemoved:
+		known[e.Addr] = place{e.Link, true}
+	case osnet.LinkDown:
+		for a, is := range known {
+			if is.link == e.Link {
+				known[a] = place{e.Link, true}
+			}
+		}
+	}
 }
 
 // vanished tells which addresses could be used before and can't any more, and

@@ -78,7 +78,23 @@ func addPathFrom(t *testing.T, client *Session, local netip.Addr) *Path {
 	if err := p.Use(); err != nil {
 		t.Fatal(err)
 	}
+	awaitWatch(t)
 	return p
+}
+
+// awaitWatch returns when what changes is noticed.
+func awaitWatch(t *testing.T) {
+	t.Helper()
+	for range 10_000 {
+		machine.mu.Lock()
+		looked := machine.looked
+		machine.mu.Unlock()
+		if looked {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("nobody watches the network")
 }
 
 // awaitEvent returns the next event of a kind that o is told.
@@ -94,6 +110,8 @@ func awaitEvent(t *testing.T, s *Session, o *observer, kind EventKind) Event {
 		case <-o.signal:
 		case <-s.Context().Done():
 			t.Fatalf("the session ended before %v: %v", kind, context.Cause(s.Context()))
+		case <-time.After(30 * time.Second):
+			t.Fatalf("not told of %v", kind)
 		}
 	}
 }
@@ -175,6 +193,7 @@ func TestServerAddressGone(t *testing.T) {
 		if err := p.Use(); err != nil {
 			t.Fatal(err)
 		}
+		awaitWatch(t)
 		opened, accepted := openStream(t, client, server)
 		mustWrite(t, opened, []byte("over the path that is cut next"))
 		wantRead(t, "before", accepted, []byte("over the path that is cut next"))
@@ -253,6 +272,7 @@ func TestInterfacePaths(t *testing.T) {
 		o := client.watchers.add()
 		defer client.watchers.remove(o)
 		newAddr := netip.MustParseAddr("10.0.3.1")
+		awaitWatch(t)
 		for _, step := range []struct {
 			name string
 			do   func() error
@@ -274,7 +294,7 @@ func TestInterfacePaths(t *testing.T) {
 					client.watchers.take(o)
 				case <-client.Context().Done():
 					t.Fatalf("%s: the session ended: %v", step.name, context.Cause(client.Context()))
-				case <-t.Context().Done():
+				case <-time.After(30 * time.Second):
 					t.Fatalf("%s: paths from %v, want %v", step.name, localAddrs(client), step.want)
 				}
 			}
