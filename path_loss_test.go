@@ -123,3 +123,34 @@ func TestResendBeforeOthers(t *testing.T) {
 		})
 	}
 }
+
+// A session that is closed in the moment in which its main path fails tells its
+// peer on the other one, instead of leaving it to wait for another path.
+func TestCloseWhilePathFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, nil)
+		p := w.client.path()
+		w.addPath(t)
+		why := errors.New("cut")
+		if !w.client.lose(p) {
+			t.Fatal("the path had failed before")
+		}
+		p.abandon()
+		synctest.Wait()
+		closed := begun(func() error { return w.client.CloseWithError(7, "over") })
+		synctest.Wait()
+		w.client.goOn(p, why)
+		began := time.Now()
+		<-w.server.Context().Done()
+		var e *SessionError
+		if err := context.Cause(w.server.Context()); !errors.As(err, &e) || e.Code != 7 {
+			t.Errorf("the server's session ended by %v, want code 7", err)
+		}
+		if took := time.Since(began); took > 20*time.Millisecond {
+			t.Errorf("the server heard of it after %v, want the link's 20ms", took)
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}

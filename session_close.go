@@ -185,15 +185,16 @@ func (s *Session) sayClose(e *SessionError) {
 	s.path().sealAlert(levelWarning, alertCloseNotify)
 }
 
-// farewell ends the other paths of a session that has ended, after the main one
-// was closed by the peer, or else sends CLOSE again on the next.
-func (s *Session) farewell(p *Path) {
+// farewell ends the other paths of a session that has ended: p has carried its
+// CLOSE, and the peer has confirmed it there or may not have heard of it. Then
+// CLOSE is sent again.
+func (s *Session) farewell(p *Path, confirmed bool) {
 	for _, other := range s.livePaths() {
 		if other == p {
 			continue
 		}
 		switch {
-		case !p.in.closed:
+		case !confirmed:
 			_ = s.control.take(other) // what can't be sealed any more can't be said
 		case other.State() == PathSuspect:
 			other.abandon() // the peer has confirmed the end, and doesn't answer here
@@ -240,7 +241,7 @@ func (p *Path) readFailed(err error) {
 		s.end(err)
 		p.drainInput()
 	case s.ended():
-		s.farewell(p) // nothing more was expected here
+		s.farewell(p, p.in.closed) // nothing more was expected here
 	case err == io.EOF && p.in.closed:
 		s.peerClosedPath(p)
 	case err == io.EOF:

@@ -182,14 +182,17 @@ func (s *Session) suspect(p *Path) {
 // path's state, since the path that takes over may fail in that moment.
 func (s *Session) reroute(err error) {
 	main := s.path()
-	if s.ended() || main.State() == PathActive {
+	if main.State() == PathActive {
 		return
 	}
 	if next := s.best(main); next != nil {
 		s.switchTo(next, true)
-		return
+	} else if !s.ended() {
+		s.stranded(err)
 	}
-	s.stranded(err)
+	if s.ended() { // CLOSE may have been said on main only
+		s.farewell(main, false)
+	}
 }
 
 // revive takes back a path that was silent, since something has arrived on it.
@@ -258,7 +261,8 @@ func (s *Session) lose(p *Path) bool {
 // goOn goes on without p, which was lost because of err.
 func (s *Session) goOn(p *Path, err error) {
 	if s.ended() {
-		return // its reader says farewell
+		s.reroute(err)
+		return
 	}
 	s.log.Warn("path failed", "path", p.id, "error", err)
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
