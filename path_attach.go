@@ -66,7 +66,7 @@ func (r *reading) detach(id uint32) {
 // attachFrame acts on ATTACH.
 func (p *Path) attachFrame(f *wire.Frame) error {
 	r, s := &p.in, p.sess
-	if !s.keyed && !s.client {
+	if !s.keyed && !s.client && p.id == 0 { // another path may have been faster
 		return violation(wire.CodeProtocol, "ATTACH before PARAMETERS (protocol 2.4)")
 	}
 	if f.Context == wire.Control {

@@ -58,6 +58,7 @@ func (p *Path) Close(ctx context.Context) error {
 		return nil // it is over already
 	}
 	p.sealAlert(levelWarning, alertCloseNotify)
+	s.resendLost() // what p was about to send again
 	s.mu.Lock()
 	err = s.await(ctx, func() bool { return p.state == PathClosed })
 	s.mu.Unlock()
@@ -118,7 +119,8 @@ func (s *Session) peerClosedPath(p *Path) {
 	}
 	s.drain(p)
 	p.sealAlert(levelWarning, alertCloseNotify)
-	<-p.outDone // all of it is written, or it has failed meanwhile
+	s.resendLost() // what p was about to send again
+	<-p.outDone    // all of it is written, or it has failed meanwhile
 	s.mu.Lock()
 	closed := p.state != PathClosed
 	if closed {

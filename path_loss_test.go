@@ -154,3 +154,93 @@ func TestCloseWhilePathFails(t *testing.T) {
 		}
 	})
 }
+
+// An end that gives up a path while the other closes it in peace says so, and
+// gets what it hasn't read there on another one (protocol 9.8).
+func TestCloseGivenUp(t *testing.T) {
+	for _, room := range []int{1 << 20, 64 << 10} { // at the other end: it closes before it is told, or behind
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, wideLink, nil)
+			w.addPath(t)
+			server := w.conn(0).Peer()
+			server.SetLink(memnet.Link{Delay: 20 * time.Millisecond, Queue: room})
+			peer, st := openStream(t, w.client, w.server)
+			server.StallSend(true)
+			want := testBytes(1, 400<<10)
+			mustWrite(t, st, want)
+			ctx, cancel := context.WithTimeout(t.Context(), 70*time.Millisecond)
+			defer cancel()
+			wantErrorIs(t, "Close of a path", w.client.Paths()[0].Close(ctx), context.DeadlineExceeded)
+			time.Sleep(70 * time.Millisecond)
+			server.SetLink(memnet.Link{Queue: 1 << 20})
+			_ = peer.SetReadDeadline(time.Now().Add(time.Minute)) // it is open
+			wantRead(t, "what was on its way there", peer, want)
+		})
+	}
+}
+
+// A path that is closed while it sends records of another one again leaves the
+// rest to the main path.
+func TestCloseWhileSendingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		p, next := w.addPath(t), w.addPath(t)
+		other, _ := openStream(t, w.client, w.server)
+		st, peer := openStream(t, w.client, w.server)
+		want := testBytes(1, maxBatch+16<<10)
+		w.conn(0).StallSend(true)
+		mustWrite(t, st, want)
+		w.conn(1).StallSend(true)
+		for _, s := range []*Stream{other, st} {
+			if err := s.SetPath(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustWrite(t, other, testBytes(2, maxUnsent-maxBatch/2))
+		if err := next.Use(); err != nil {
+			t.Fatal(err)
+		}
+		w.conn(0).Reset()
+		synctest.Wait()
+		if !p.replaying(st) {
+			t.Fatal("the path has room for everything at once")
+		}
+		closed := begun(func() error { return p.Close(t.Context()) })
+		synctest.Wait()
+		w.conn(1).StallSend(false)
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		_ = peer.SetReadDeadline(time.Now().Add(time.Minute)) // it is open
+		wantRead(t, "what three paths have had", peer, want)
+	})
+}
+
+// A stream may come on a path that was joined before the client's PARAMETERS,
+// which are slower. The server writes once it has them.
+func TestStreamBeforeParameters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := memnet.Link{Rate: 4 << 10, Delay: 20 * time.Millisecond}
+		w := newWorld(t, slow, func(client, server *Config) { client.Mode = ModeRedundant })
+		w.conn(0).StallSend(true) // Finished has arrived, and what is behind it hasn't
+		w.addPath(t)
+		st, err := w.client.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, st, []byte("early"))
+		peer, err := w.server.AcceptStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRead(t, "on the path that was joined", peer, []byte("early"))
+		wrote := begun(func() error { _, err := peer.Write([]byte("late")); return err })
+		synctest.Wait()
+		wantBlocked(t, "Write without the client's credit", wrote)
+		w.conn(0).StallSend(false)
+		wantRead(t, "once the PARAMETERS are there", st, []byte("late"))
+		if err := <-wrote; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -43,12 +43,12 @@ func (s *Stream) moveOff(to *Path) {
 	default:
 		s.moved = s.sendCtx.Seq()
 	}
-	again := s.replayOn != nil
+	again := s.replayOn
 	s.settleSending()
 	s.sendCond.Broadcast()
 	s.sendMu.Unlock()
-	if again {
-		to.carryOn()
+	if again != nil {
+		again.carryOn()
 	}
 }
 
@@ -65,15 +65,26 @@ func (s *Stream) blocked() bool {
 }
 
 // replayOver makes p send the stream's lost records before anything new, which
-// may not be behind the last of them and so has to be attached anew. The caller
-// holds sendMu, and has p carry on when it no longer does.
+// may not be behind the last of them and so has to be attached anew. If p is
+// about to be closed, the main path does it, or else the next one. The caller
+// holds sendMu, and has replayOn carry on when it no longer does.
 func (s *Stream) replayOver(p *Path) {
 	s.replayOn, s.attached = p, nil
+	if main := s.sess.path(); !p.replay(s) && p != main {
+		s.replayOn = main
+		main.replay(s)
+	}
+}
+
+// replay has p send the lost records of s, unless it sends nothing more.
+func (p *Path) replay(s *Stream) bool {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	if !p.ended && !p.endDue { // else the next path will do it
-		p.replays = append(p.replays, replay{stream: s})
+	if p.ended || p.endDue {
+		return false
 	}
+	p.replays = append(p.replays, replay{stream: s})
+	return true
 }
 
 // forget takes s off the streams whose records are sent again.

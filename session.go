@@ -187,7 +187,13 @@ func (s *Session) setPeerParameters(p *wire.Parameters) {
 	s.peer = *p
 	s.table.allowed = max(s.table.allowed, p.StreamLimit)
 	s.cond.Broadcast()
+	streams := s.streams() // which were faster, on another path
 	s.mu.Unlock()
+	for _, st := range streams {
+		st.sendMu.Lock()
+		st.allow(p.StreamCredit)
+		st.sendMu.Unlock()
+	}
 	s.gate.allow(p.SessionCredit)
 	s.takeMode(p.Mode)
 	s.startTimer()

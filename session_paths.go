@@ -387,6 +387,11 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	defer s.mu.Unlock()
 	d := &s.departure
 	d.ends = d.ends || lost
+	for _, p := range s.livePaths() {
+		if lost && p.ID() == id && p.state == PathDraining {
+			p.lost.Store(true) // what it still carried may not have arrived
+		}
+	}
 	// A server goes where its client wants to be. Where both have changed at
 	// once, each to what the other has left, the client stays.
 	crossing := s.client && time.Duration(s.lastReceived.Load()-s.switched.Load()) < crossingTime
@@ -422,6 +427,7 @@ func (s *Session) follow() {
 		}
 		s.reroute(&PathError{Path: s.path().ID(), Op: "read", Err: ErrPathSilent})
 		if d.ends {
+			s.resendLost() // a path that was closed in peace here may not have been at the other end
 			s.resendEnds()
 		}
 	}

@@ -130,7 +130,7 @@ func (s *Stream) hasten() {
 	}
 	if fast != nil && fast.unsent.Load() < maxUnsent && s.kept.doubt(fast) {
 		s.replayOver(fast)
-		go fast.carryOn()
+		go s.replayOn.carryOn()
 	}
 }
 

@@ -364,10 +364,7 @@ func (s *Stream) acknowledged(seq, credit uint64) error {
 	}
 	s.sess.gate.release(freed)
 	s.sendMu.Lock()
-	if credit > s.credit {
-		s.credit = credit
-		s.sendCond.Broadcast()
-	}
+	s.allow(credit)
 	if s.flushing > 0 {
 		s.sendCond.Broadcast()
 	}
@@ -377,6 +374,14 @@ func (s *Stream) acknowledged(seq, credit uint64) error {
 		s.sess.finished(s, true, false)
 	}
 	return nil
+}
+
+// allow raises how many bytes may be sent. The caller holds sendMu.
+func (s *Stream) allow(credit uint64) {
+	if credit > s.credit {
+		s.credit = credit
+		s.sendCond.Broadcast()
+	}
 }
 
 // Flush waits until the peer has acknowledged everything written so far, the
