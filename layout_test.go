@@ -36,6 +36,8 @@ var mayImport = map[string][]string{
 
 	"cmd/tcpls": {".", "internal/linkemu"},
 
+	"lab": {},
+
 	"internal/bogo":            {}, // tests only
 	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 	"internal/tlstest/outside": {},
@@ -45,7 +47,7 @@ var mayImport = map[string][]string{
 
 // mayNeedMore are the packages that aren't part of the library, and so may
 // import other modules than allowedModules.
-var mayNeedMore = []string{"cmd/tcpls", "internal/tlstest"}
+var mayNeedMore = []string{"cmd/tcpls", "internal/tlstest", "lab"}
 
 var allowedModules = []string{module, "golang.org/x/crypto", "golang.org/x/sys"}
 

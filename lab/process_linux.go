@@ -1,0 +1,228 @@
+package lab
+
+import (
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names under which this program is started again.
+const (
+	emulatorName = "tcpls-lab-emulator"
+	enterName    = "tcpls-lab-enter"
+	programName  = "tcpls-lab-program"
+)
+
+const thisProgram = "/proc/self/exe"
+
+// The files of an emulator: the connection to its network, the namespaces, and
+// the TUN devices, two a link.
+const (
+	controlFile = 3
+	firstFile   = 4
+)
+
+// Neither returns.
+func init() {
+	switch os.Args[0] {
+	case emulatorName:
+		emulatorMain()
+	case enterName:
+		enterMain()
+	}
+}
+
+// enterMain enters a namespace and becomes a command. Until main begins, the
+// main goroutine stays on the main thread, whose namespace the command inherits.
+func enterMain() {
+	if len(os.Args) < 4 {
+		fatalf("for this program's own use only")
+	}
+	fd, err := unix.Open(os.Args[1], unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Setns(fd, unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		fatalf("the host's network is gone: %v", err)
+	}
+	err = syscall.Exec(os.Args[2], os.Args[3:], os.Environ())
+	fatalf("%s: %v", os.Args[2], err)
+}
+
+// becomeProgram is called by Register. It runs the program, and doesn't return,
+// if this process was started for it.
+func becomeProgram(name string, f func(args []string) error) {
+	if os.Args[0] != programName || len(os.Args) < 2 || os.Args[1] != name {
+		return
+	}
+	args := os.Args[2:]
+	os.Args = os.Args[1:]
+	done := make(chan error)
+	go func() { done <- f(args) }() // this goroutine is bound to the main thread
+	if err := <-done; err != nil {
+		fatalf("%v", err)
+	}
+	os.Exit(0)
+}
+
+func fatalf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, os.Args[0]+": "+format+"\n", args...)
+	os.Exit(1)
+}
+
+// An emulatorProcess is the process that moves a network's packets.
+type emulatorProcess struct {
+	cmd   *exec.Cmd
+	hosts []string // as in /proc/PID/ns/net
+
+	mu   sync.Mutex
+	conn *os.File
+	enc  *gob.Encoder
+	dec  *gob.Decoder
+}
+
+func startEmulator(n *Network, tuns []*os.File) (*emulatorProcess, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "emulator"), os.NewFile(uintptr(pair[1]), "network")
+	defer theirs.Close()
+	e := &emulatorProcess{conn: ours, enc: gob.NewEncoder(ours), dec: gob.NewDecoder(ours)}
+	// The garbage collector would stop the emulator's loop, and so would the
+	// scheduler's signals. What it keeps is bounded without it.
+	e.cmd = exec.Command(thisProgram)
+	e.cmd.Args = []string{emulatorName}
+	e.cmd.Env = append(os.Environ(), "GOMAXPROCS=4", "GOGC=off", "GOMEMLIMIT=1GiB",
+		"GODEBUG=asyncpreemptoff=1,"+os.Getenv("GODEBUG"))
+	e.cmd.Stderr = os.Stderr
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; it sees us end
+	e.cmd.ExtraFiles = []*os.File{theirs}
+	begin := setup{Seed: n.topology.Seed, Hosts: len(n.hosts)}
+	for _, h := range n.Hosts() {
+		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, h.ns.file)
+		id, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", h.ns.file.Fd()))
+		if err != nil {
+			return nil, errors.Join(err, ours.Close())
+		}
+		e.hosts = append(e.hosts, id)
+	}
+	e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, tuns...)
+	for i := range n.topology.Links {
+		l := &n.topology.Links[i]
+		begin.Links = append(begin.Links, linkSetup{l.mtu(), l.shapes(), l.Boxes})
+	}
+	if err := e.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the emulator: %w", err), ours.Close())
+	}
+	if _, err := e.exchange(begin); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// call gives an order and waits until it is carried out.
+func (e *emulatorProcess) call(o order) (report, error) { return e.exchange(o) }
+
+func (e *emulatorProcess) exchange(v any) (r report, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err = e.enc.Encode(v); err == nil {
+		err = e.dec.Decode(&r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("the network's emulator doesn't answer: %w", err)
+	}
+	return r, nil
+}
+
+// close ends the emulator, and what runs on the hosts.
+func (e *emulatorProcess) close() error {
+	err := e.conn.Close() // which ends the emulator
+	waited := e.cmd.Wait()
+	endProcesses(e.hosts, os.Getpid(), os.Getpid()) // if the emulator was killed
+	if waited != nil {
+		return errors.Join(fmt.Errorf("the emulator: %w", waited), err)
+	}
+	return err
+}
+
+// endProcesses kills all processes in network namespaces but two, until there are none
+// or some don't die. It must hold the namespaces open, else their numbers might
+// mean others.
+func endProcesses(namespaces []string, but ...int) {
+	for range 100 {
+		found := false
+		dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is good
+		for _, dir := range dirs {
+			pid, err := strconv.Atoi(strings.TrimPrefix(dir, "/proc/"))
+			if err != nil {
+				continue
+			}
+			id, err := os.Readlink(dir + "/ns/net")
+			if err != nil || !slices.Contains(namespaces, id) || slices.Contains(but, pid) {
+				continue
+			}
+			found = true
+			_ = unix.Kill(pid, unix.SIGKILL) // or it is gone
+		}
+		if !found {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// emulatorMain is the emulator's main. It ends when its network does.
+func emulatorMain() {
+	conn := os.NewFile(controlFile, "network")
+	dec, enc := gob.NewDecoder(conn), gob.NewEncoder(conn)
+	var begin setup
+	if err := dec.Decode(&begin); err != nil {
+		if err == io.EOF {
+			os.Exit(0)
+		}
+		fatalf("for this program's own use only: %v", err)
+	}
+	parent := os.Getppid()
+	var hosts []string
+	for i := range begin.Hosts {
+		id, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", firstFile+i))
+		if err != nil {
+			fatalf("%v", err)
+		}
+		hosts = append(hosts, id)
+	}
+	e, err := newEmulator(&begin)
+	if err != nil {
+		fatalf("%v", err)
+	}
+	go func() {
+		var r report
+		for {
+			if err := enc.Encode(r); err != nil {
+				break
+			}
+			var o order
+			if err := dec.Decode(&o); err != nil {
+				break
+			}
+			r = e.carryOut(o)
+		}
+		endProcesses(hosts, os.Getpid(), parent)
+		os.Exit(0)
+	}()
+	e.run()
+}

@@ -1,0 +1,163 @@
+package lab_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/go-tcpls/tcpls/lab"
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	lab.Register("interfaces", printInterfaces)
+	lab.Register("fail", func([]string) error { return errors.New("it failed") })
+}
+
+func printInterfaces(args []string) error {
+	all, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	fmt.Print(args)
+	for _, i := range all {
+		fmt.Print(" ", i.Name)
+	}
+	return nil
+}
+
+func TestProgram(t *testing.T) {
+	n := lab.Start(t, lab.TwoHosts(lab.Shape{}))
+	out, err := n.Host("server").Program(t.Context(), "interfaces", "one", "two").Output()
+	if err != nil || string(out) != "[one two] lo path0" {
+		t.Errorf("the program printed %q, %v", out, err)
+	}
+	var exit *exec.ExitError
+	_, err = n.Host("server").Program(t.Context(), "fail").Output()
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || string(exit.Stderr) != "fail: it failed\n" {
+		t.Errorf("a program that fails: %v", err)
+	}
+}
+
+// TestMain makes this program the victim of TestNothingRemains, if it asks for it.
+func TestMain(m *testing.M) {
+	if os.Getenv("LAB_TEST_VICTIM") != "" {
+		victim()
+	}
+	os.Exit(m.Run())
+}
+
+// victim makes a network, with a command that has children on one of its hosts,
+// and waits for its end.
+func victim() {
+	n, err := lab.New(lab.TwoHosts(lab.Shape{}))
+	if err == nil {
+		cmd := n.Host("client").Command(context.Background(), "sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait")
+		cmd.Stdout = os.Stdout
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	select {}
+}
+
+func TestNothingRemains(t *testing.T) {
+	if lab.Supported() != nil {
+		lab.Start(t, lab.TwoHosts(lab.Shape{}))
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), "LAB_TEST_VICTIM=yes")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			out, err := cmd.StdoutPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+				t.Fatalf("the victim says %q, %v", line, err)
+			}
+			began := descendants(t, cmd.Process.Pid)
+			if len(began) != 4 { // the emulator, the shell, two sleeps
+				t.Errorf("the victim has %d descendants", len(began))
+			}
+			// As Ctrl-C does, to the whole group.
+			if err := unix.Kill(-cmd.Process.Pid, sig); err != nil {
+				t.Fatal(err)
+			}
+			for pid, fd := range began {
+				if err := waitPidfd(fd); err != nil {
+					t.Errorf("process %d: %v", pid, err)
+				}
+			}
+			if _, err := io.ReadAll(out); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Wait(); err == nil {
+				t.Error("the victim ended by itself")
+			}
+		})
+	}
+}
+
+// descendants returns all processes that a process has started, and they, with
+// a file each that tells when it ends.
+func descendants(t *testing.T, pid int) map[int]int {
+	t.Helper()
+	found := make(map[int]int)
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range lists {
+		children, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for field := range strings.FieldsSeq(string(children)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found[child], err = unix.PidfdOpen(child, 0); err != nil {
+				t.Fatal(err)
+			}
+			for grandchild, fd := range descendants(t, child) {
+				found[grandchild] = fd
+			}
+		}
+	}
+	return found
+}
+
+func waitPidfd(fd int) error {
+	defer unix.Close(fd)
+	const patience = 10000 // ms
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, patience)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n == 0:
+			return errors.New("still there")
+		default:
+			return nil
+		}
+	}
+}
