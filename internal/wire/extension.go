@@ -15,6 +15,7 @@ type Parameters struct {
 	StreamLimit   uint64        // streams that the peer may open
 	IdleTimeout   time.Duration // silence after which the session is forgotten; 0: never
 	Mode          uint64        // how the peer had best use several paths, see protocol 9.10
+	ProgramSize   uint64        // bytes of the largest congestion control that it takes, at most MaxProgram; 0: none
 }
 
 const (
@@ -25,6 +26,7 @@ const (
 	idTokens        = 5 // in an Answer only
 	idAddresses     = 6 // likewise
 	idMode          = 7
+	idProgramSize   = 10
 )
 
 // AppendOffer appends the extension's body in a ClientHello.
@@ -45,7 +47,8 @@ func appendParameters(b []byte, p *Parameters) []byte {
 	b = appendParameter(b, idSessionCredit, p.SessionCredit)
 	b = appendParameter(b, idStreamLimit, p.StreamLimit)
 	b = appendParameter(b, idIdleTimeout, milliseconds(p.IdleTimeout))
-	return appendParameter(b, idMode, p.Mode)
+	b = appendParameter(b, idMode, p.Mode)
+	return appendParameter(b, idProgramSize, min(p.ProgramSize, MaxProgram))
 }
 
 func appendParameter(b []byte, id, v uint64) []byte {
@@ -59,14 +62,14 @@ func appendParameter(b []byte, id, v uint64) []byte {
 // parse reads parameters, and those of an Answer into more if it isn't nil.
 func (p *Parameters) parse(b []byte, more *Answer) error {
 	*p = Parameters{}
-	var seen uint8 // bit set of ids
+	var seen uint16 // bit set of ids
 	r := reader{b: b}
 	for len(r.b) > 0 {
 		id, value := r.varint(), reader{b: r.prefixed()}
 		if r.short {
 			return &Error{"2.3", "parameters that end too early"}
 		}
-		if id == 0 || id > idMode || more == nil && (id == idTokens || id == idAddresses) {
+		if !knownParameter(id) || more == nil && (id == idTokens || id == idAddresses) {
 			continue
 		}
 		if seen&(1<<id) != 0 {
@@ -83,6 +86,8 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 			p.StreamLimit = value.varint()
 		case idMode:
 			p.Mode = value.varint()
+		case idProgramSize:
+			p.ProgramSize = min(value.varint(), MaxProgram)
 		case idIdleTimeout:
 			p.IdleTimeout = duration(value.varint())
 		case idTokens:
@@ -101,6 +106,10 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 		}
 	}
 	return nil
+}
+
+func knownParameter(id uint64) bool {
+	return id >= idStreamCredit && id <= idMode || id == idProgramSize
 }
 
 const maxMilliseconds = math.MaxInt64 / uint64(time.Millisecond)

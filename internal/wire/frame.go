@@ -32,6 +32,10 @@ const (
 	Token         Kind = 0x26
 	AddAddress    Kind = 0x27
 	RemoveAddress Kind = 0x28
+	OfferCC       Kind = 0x2a
+	DataCC        Kind = 0x2b
+	AnswerCC      Kind = 0x2c
+	WithdrawCC    Kind = 0x2d
 )
 
 // A Place is a sort of context, or a set of them.
@@ -81,6 +85,10 @@ var kinds = [...]struct {
 	Token:         {"TOKEN", "5.17", OnControl},
 	AddAddress:    {"ADD_ADDRESS", "5.18", OnControl},
 	RemoveAddress: {"REMOVE_ADDRESS", "5.19", OnControl},
+	OfferCC:       {"CC_OFFER", "5.22", OnControl},
+	DataCC:        {"CC_DATA", "5.23", OnControl},
+	AnswerCC:      {"CC_ANSWER", "5.24", OnControl},
+	WithdrawCC:    {"CC_WITHDRAW", "5.25", OnControl},
 }
 
 // Known tells whether this version of the protocol defines the kind.
@@ -94,8 +102,9 @@ func (k Kind) String() string {
 }
 
 const (
-	// MaxFrameLen is the size in bytes of the largest frame but CLOSE and TOKEN.
-	MaxFrameLen = 42
+	// MaxFrameLen is the size in bytes of the largest frame but CLOSE, TOKEN and
+	// those of a [Program].
+	MaxFrameLen = 48
 	// MaxReason is the size in bytes of the longest reason in a CLOSE frame.
 	MaxReason = 1024
 	// MaxToken is the size in bytes of the longest token.
@@ -240,7 +249,7 @@ func AppendGoingAway(b []byte, stream uint32) []byte {
 // AppendClose ends the session (protocol 5.15). What isn't UTF-8 in the reason
 // is replaced, and what exceeds [MaxReason] is cut off.
 func AppendClose(b []byte, class Class, code uint64, reason string) []byte {
-	reason = clip(strings.ToValidUTF8(reason, "\uFFFD"))
+	reason = readable(reason)
 	b = append(b, byte(Close))
 	b = AppendVarint(b, uint64(1+VarintLen(code)+len(reason)))
 	b = append(b, byte(class))
@@ -248,8 +257,9 @@ func AppendClose(b []byte, class Class, code uint64, reason string) []byte {
 	return append(b, reason...)
 }
 
-// clip cuts a reason between two characters.
-func clip(reason string) string {
+// readable makes a reason UTF-8, and cuts it between two characters.
+func readable(reason string) string {
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
 	if len(reason) <= MaxReason {
 		return reason
 	}

@@ -17,15 +17,16 @@ type Frame struct {
 	Epoch   uint64     // ATTACH, KEY_UPDATE, KEY_REQUEST
 	Credit  uint64     // ACK, SESSION_CREDIT, in bytes
 	Streams uint64     // STREAM_LIMIT
-	Code    uint64     // RESET, STOP_SENDING, CLOSE
+	Code    uint64     // RESET, STOP_SENDING, CLOSE, CC_ANSWER
 	Size    uint64     // RESET, in bytes
 	Params  Parameters // PARAMETERS
 	Path    uint32     // PATH_LEFT, TOKEN
 	Lost    bool       // PATH_LEFT
 	Backup  bool       // PATH_STATUS
-	Reason  []byte     // CLOSE; part of the parsed bytes
+	Reason  []byte     // CLOSE, CC_ANSWER; part of the parsed bytes
 	Token   []byte     // TOKEN; part of the parsed bytes
 	Address Address    // ADD_ADDRESS; the id alone REMOVE_ADDRESS
+	Program Program    // CC_OFFER, CC_DATA, CC_ANSWER, CC_WITHDRAW
 }
 
 // Parse reads the frame at the front of b, which stands in a context of the
@@ -134,6 +135,8 @@ func (f *Frame) parseBody(r *reader) error {
 		if f.Address.ID == 0 {
 			return f.malformed("0")
 		}
+	case OfferCC, DataCC, AnswerCC, WithdrawCC:
+		return f.parseProgram(r)
 	case Close:
 		return f.parseClose(r)
 	}

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type parameterVector struct {
 	SessionCredit number `json:"session_credit"`
 	StreamLimit   number `json:"stream_limit"`
 	IdleTimeout   number `json:"idle_timeout_ms"`
+	ProgramSize   number `json:"program_size"`
 }
 
 func (v *parameterVector) parameters() wire.Parameters {
@@ -53,6 +55,7 @@ func (v *parameterVector) parameters() wire.Parameters {
 		SessionCredit: uint64(v.SessionCredit),
 		StreamLimit:   uint64(v.StreamLimit),
 		IdleTimeout:   time.Duration(v.IdleTimeout) * time.Millisecond,
+		ProgramSize:   uint64(v.ProgramSize),
 	}
 }
 
@@ -97,6 +100,9 @@ type frameVector struct {
 	Token                                                   octets
 	ID                                                      number
 	Address                                                 netip.AddrPort
+	Kernel, Offset, State                                   number
+	Hash, Object                                            octets
+	Program                                                 string
 	parameterVector
 }
 
@@ -198,6 +204,14 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendAddAddress(b, f.Address)
 	case wire.RemoveAddress:
 		return wire.AppendRemoveAddress(b, f.Address.ID)
+	case wire.OfferCC:
+		return wire.AppendOfferCC(b, &f.Program)
+	case wire.DataCC:
+		return wire.AppendDataCC(b, f.Program.ID, f.Program.Offset, f.Program.Data)
+	case wire.AnswerCC:
+		return wire.AppendAnswerCC(b, f.Program.ID, f.Program.State, wire.ProgramCode(f.Code), string(f.Reason))
+	case wire.WithdrawCC:
+		return wire.AppendWithdrawCC(b, f.Program.ID)
 	case wire.Close:
 		return wire.AppendClose(b, f.Class, f.Code, string(f.Reason))
 	}
@@ -287,6 +301,14 @@ func TestFrameVectors(t *testing.T) {
 				Backup:  v.Backup,
 				Token:   v.Token,
 				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
+			}
+			if strings.HasPrefix(v.Name, "CC_") {
+				want.Address.ID = 0
+				want.Program = wire.Program{
+					ID: uint64(v.ID), Size: uint64(v.Size), Kernel: uint64(v.Kernel), Hash: v.Hash, Name: []byte(v.Program),
+					Offset: uint64(v.Offset), Data: v.Object, State: wire.ProgramState(v.State),
+				}
+				want.Size = 0
 			}
 			copy(want.Data[:], v.Data)
 			if !sameFrame(f, want) {

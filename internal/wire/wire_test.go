@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"reflect"
@@ -107,7 +108,7 @@ func TestReasonIsNotCopied(t *testing.T) {
 func TestMaxFrameLen(t *testing.T) {
 	p := &wire.Parameters{
 		StreamCredit: wire.MaxVarint, SessionCredit: wire.MaxVarint,
-		StreamLimit: wire.MaxVarint, IdleTimeout: math.MaxInt64,
+		StreamLimit: wire.MaxVarint, IdleTimeout: math.MaxInt64, ProgramSize: wire.MaxVarint,
 	}
 	longest := 0
 	for _, b := range [][]byte{
@@ -407,5 +408,33 @@ func BenchmarkAppend(b *testing.B) {
 	buf := make([]byte, 0, 64)
 	for b.Loop() {
 		buf = wire.AppendAck(wire.AppendNext(buf[:0], 5), 5, 1<<20, 1<<32)
+	}
+}
+
+// TestTableOfProgramCodes compares them with docs/protocol.md, 12.6.
+func TestTableOfProgramCodes(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(doc), "\n12.6 ")
+	rows := regexp.MustCompile(`(?m)^\| ([A-Z_]+) \| (\d+) \|`).FindAllStringSubmatch(table, -1)
+	if len(rows) != int(wire.ProgramStalled)+1 {
+		t.Errorf("the document has %d codes", len(rows))
+	}
+	for n, row := range rows {
+		if code := wire.ProgramCode(n).String(); row[1] != code || row[2] != fmt.Sprint(n) {
+			t.Errorf("code %d is %s, in the document %s %s", n, code, row[2], row[1])
+		}
+	}
+}
+
+func TestProgramNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"": false, "a": true, "bandwidth-2.0_x": true, "bandwidth-2.0_xy": false, "Reno": false, "a b": false, "é": false, "a\x00": false,
+	} {
+		if got := wire.IsProgramName(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
 	}
 }
