@@ -126,6 +126,17 @@ type Config struct {
 	// kernel refuses the name, dialing and accepting fail.
 	Congestion string
 
+	// CCHost loads congestion controls that the peer offers for what this end
+	// sends; package bpfcc has one for Linux. They are programs that run in this
+	// machine's kernel: it checks that they end and touch nothing else, but not
+	// that they are fair to other traffic. Default nil: none is taken.
+	CCHost CCHost
+	// AcceptCC decides which offers to take, by their name, size, hash and
+	// origin; its error is the reason that the peer is told. It is called
+	// before the object has come, with Object nil, and must not close the session.
+	// Default: those of peers whose certificate was verified.
+	AcceptCC func(s *Session, o CCOffer) error
+
 	// FastOpen uses TCP Fast Open (RFC 7413) for connections of Dial and
 	// Listen: from the second connection to an address on, the ClientHello
 	// travels in the SYN, which saves a round trip if one segment holds all of

@@ -33,6 +33,13 @@ const (
 	// EventAddresses: the server has told of an address, or withdrawn one; see
 	// Session.PeerAddresses.
 	EventAddresses
+	// EventCCLoaded: this end's paths use a congestion control of the peer from
+	// now on.
+	EventCCLoaded
+	// EventCCEnded: a congestion control isn't in use any more that was offered
+	// by either end. Err is a *CCError that tells why, or nil if the peer took it
+	// back.
+	EventCCEnded
 	// EventMissed: the events before were too many for who ranges over them;
 	// some are lost.
 	EventMissed
@@ -41,7 +48,8 @@ const (
 var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
-	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses", EventMissed: "events missed",
+	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses",
+	EventCCLoaded: "congestion control loaded", EventCCEnded: "congestion control ended", EventMissed: "events missed",
 }
 
 func (k EventKind) String() string {
@@ -55,7 +63,7 @@ func (k EventKind) String() string {
 type Event struct {
 	Kind EventKind
 	// Path is the path in question, nil for EventNoPath, EventNetwork,
-	// EventAddresses and EventMissed.
+	// EventAddresses, EventCCLoaded, EventCCEnded and EventMissed.
 	Path *Path
 	// Err tells why, where something failed.
 	Err error

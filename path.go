@@ -191,6 +191,8 @@ type PathStats struct {
 	CongestionWindow, DeliveryRate int64
 	// Retransmits is how many segments TCP has sent again.
 	Retransmits int
+	// Congestion names the congestion control.
+	Congestion string
 }
 
 // Stats returns the path's counters.
@@ -207,5 +209,6 @@ func (p *Path) Stats() PathStats {
 		st.CongestionWindow, st.DeliveryRate = int64(info.CWnd)*int64(info.SendMSS), info.DeliveryRate
 		st.Retransmits = info.Retrans
 	}
+	st.Congestion, _ = osnet.Congestion(p.raw) // "" where the system doesn't tell
 	return st
 }

@@ -62,7 +62,9 @@ type Session struct {
 	addresses addresses
 	rescue    rescue
 	departure departure
-	running   int // paths whose goroutines haven't ended
+	offers    ccOffers
+	hosted    ccHosted
+	running   int // paths whose goroutines haven't ended, and what hosts a congestion control
 
 	watchers observers
 
@@ -137,7 +139,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	if s.client {
 		s.control.params = cfg.parameters()
 		s.control.due.Store(true)
-		s.keyed = true
+		s.keyed, s.offers.met = true, true
 	}
 	s.startTimer()
 	s.holding.Store(false)
@@ -178,6 +180,7 @@ func (c *Config) parameters() *wire.Parameters {
 		StreamLimit:   uint64(c.MaxStreams),
 		IdleTimeout:   c.IdleTimeout,
 		Mode:          uint64(c.Mode),
+		ProgramSize:   c.programSize(),
 	}
 }
 
@@ -185,6 +188,7 @@ func (c *Config) parameters() *wire.Parameters {
 func (s *Session) setPeerParameters(p *wire.Parameters) {
 	s.mu.Lock()
 	s.peer = *p
+	s.offers.met = true
 	s.table.allowed = max(s.table.allowed, p.StreamLimit)
 	s.cond.Broadcast()
 	streams := s.streams() // which were faster, on another path

@@ -26,6 +26,7 @@ type control struct {
 	close     *SessionError
 	closeDue  bool
 	epochDue  bool
+	cc        ccWords
 
 	owner atomic.Pointer[Path] // the one path that carries the context
 	moved atomic.Bool          // it is to be attached there, and its records sent again
@@ -89,11 +90,12 @@ func (c *control) say(set func(c *control)) {
 func (c *control) seal(p *Path) (sealed bool, err error) {
 	c.sealMu.Lock()
 	defer c.sealMu.Unlock()
-	if c.keptBytes() > maxControl || c.owner.Load() != p {
+	kept := c.keptBytes()
+	if kept > maxControl || c.owner.Load() != p {
 		return false, nil
 	}
 	chunk := p.reserveApart(maxControlRecord)
-	b := c.append(chunk.Next(maxControlRecord)[:record.HeaderLen], maxControlRecord-wire.TrailerLen)
+	b := c.append(chunk.Next(maxControlRecord)[:record.HeaderLen], maxControlRecord-wire.TrailerLen, kept)
 	update := false
 	c.mu.Lock()
 	if c.epochDue {
@@ -124,8 +126,9 @@ func (c *control) keptBytes() int {
 	return c.kept.bytes
 }
 
-// append appends the frames that are due, up to the length limit.
-func (c *control) append(b []byte, limit int) []byte {
+// append appends the frames that are due, up to the length limit; kept is how
+// many bytes of the context aren't acknowledged.
+func (c *control) append(b []byte, limit, kept int) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.params != nil {
@@ -144,6 +147,7 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendToken(b, uint32(c.tokens[0].path), c.tokens[0].bytes)
 		c.tokens = c.tokens[1:]
 	}
+	b = c.appendCC(b, limit-4*wire.MaxFrameLen-wire.MaxReason, kept)
 	b = c.appendAddresses(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
 	said := 0
 	for _, s := range c.streams {
@@ -169,7 +173,7 @@ func (c *control) append(b []byte, limit int) []byte {
 		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
 		c.closeDue = false
 	}
-	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0)
+	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0 || c.cc.program.sends() && kept+len(b) < ccWindow)
 	return b
 }
 
@@ -239,6 +243,14 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		return s.receiveToken(f)
 	case wire.AddAddress, wire.RemoveAddress:
 		return s.receiveAddress(f)
+	case wire.OfferCC:
+		return s.receiveOfferCC(f)
+	case wire.DataCC:
+		return s.receiveDataCC(f)
+	case wire.AnswerCC:
+		return s.receiveAnswerCC(f)
+	case wire.WithdrawCC:
+		return s.receiveWithdrawCC(f)
 	case wire.Close:
 		p.settleStream() // acknowledged with CLOSE, before our close_notify
 		s.words.acknowledgeControl(s.controlNext)

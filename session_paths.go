@@ -74,6 +74,7 @@ func (s *Session) addPath(p *Path, read []byte) error {
 	}
 	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
 	s.watchers.tell(Event{Kind: EventPathJoined, Path: p})
+	s.signalCC()
 	go p.readLoop(read)
 	if !s.client { // confirms the path to the client
 		p.question()

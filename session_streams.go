@@ -181,6 +181,7 @@ func (s *Session) ackFrame(f *wire.Frame) error {
 			return violation(wire.CodeAck, "ACK of control record %d, which wasn't sent", f.Seq)
 		}
 		s.gate.release(freed)
+		s.control.resumeCC()
 		if empty {
 			s.broadcast()
 		}

@@ -45,12 +45,14 @@ type Info struct {
 
 	SendMSS      int   // bytes in a full segment
 	CWnd         int   // congestion window in segments
+	SendWindow   int   // bytes that the peer takes
 	Unacked      int   // segments sent and not acknowledged
 	Lost         int   // of these, those thought to be lost
 	NotSent      int   // bytes written and not yet sent
 	DeliveryRate int64 // bytes per second that reached the peer lately
 	BytesAcked   int64 // bytes acknowledged in all; may count the SYN as one
-	Retrans      int   // segments sent again in all
+	Sent         int   // segments with data sent in all
+	Retrans      int   // of these, those sent again
 	Timeouts     int   // retransmission timeouts in a row, without an answer
 
 	SinceSent     time.Duration // since data was sent

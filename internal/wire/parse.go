@@ -115,11 +115,7 @@ func (f *Frame) parseBody(r *reader) error {
 			return f.malformed("for stream %#x", id)
 		}
 	case PathLeft:
-		path, why := r.varint(), r.varint()
-		f.Path, f.Lost = uint32(path), why == 1
-		if path > maxPath || why > 1 {
-			return f.malformed("of path %d for reason %d", path, why)
-		}
+		return f.parsePathLeft(r)
 	case PathStatus:
 		status := r.varint()
 		f.Backup = status == 1
@@ -164,6 +160,15 @@ func (f *Frame) stream(r *reader) error {
 	f.Context = uint32(id)
 	if id > math.MaxUint32 || !IsStream(f.Context) {
 		return f.malformed("for stream %#x", id)
+	}
+	return nil
+}
+
+func (f *Frame) parsePathLeft(r *reader) error {
+	path, why := r.varint(), r.varint()
+	f.Path, f.Lost = uint32(path), why == 1
+	if path > maxPath || why > 1 {
+		return f.malformed("of path %d for reason %d", path, why)
 	}
 	return nil
 }
