@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
 )
 
 // The benchmarks compare tcpls with crypto/tls in rounds that alternate in one
@@ -403,4 +405,34 @@ func memoryInUse() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc + m.StackInuse
+}
+
+// BenchmarkBurst is what short records cost: 128 KiB at the beginning of a burst
+// over a link of Ethernet's segments, both ends together, against full records.
+func BenchmarkBurst(b *testing.B) {
+	for _, fixed := range []bool{false, true} {
+		b.Run(fmt.Sprintf("full=%v", fixed), func(b *testing.B) {
+			p := newMemPair(b, memnet.Link{}, func(client, server *Config) {
+				client.TLS.DynamicRecordSizingDisabled = fixed
+				server.StreamRecvWindow, server.SessionRecvWindow = 1<<20, 1<<20
+				server.StreamRecvMax, server.SessionRecvMax = 1<<20, 1<<20
+			})
+			out, in := p.open(b)
+			path := p.client.path()
+			data, buf := testBytes(1, 128<<10), make([]byte, 128<<10)
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			before := path.Stats().RecordsSent
+			for b.Loop() {
+				path.outMu.Lock()
+				path.sizing.burst = 0
+				path.outMu.Unlock()
+				mustWrite(b, out, data)
+				if _, err := io.ReadFull(in, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(path.Stats().RecordsSent-before)/float64(b.N), "records/op")
+		})
+	}
 }

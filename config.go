@@ -32,6 +32,9 @@ type Config struct {
 	// field is honoured, or refused by an error that names it. A server needs
 	// a certificate; a client needs ServerName (Dial fills it in) or
 	// InsecureSkipVerify. Versions below TLS 1.3 concern the fallback only.
+	// Records are short at the beginning of a connection and after it was idle,
+	// so that the first bytes can be used when the first segment arrives;
+	// DynamicRecordSizingDisabled makes all as long as can be.
 	TLS *tls.Config
 
 	// Fallback says what to do with peers that don't speak TCPLS.

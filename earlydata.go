@@ -475,7 +475,7 @@ func (s *Session) giveTickets(p *Path) {
 func (p *Path) sealHandshake(message []byte) {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	for piece := range slices.Chunk(message, p.maxContent) {
+	for piece := range slices.Chunk(message, p.sizing.maxContent) {
 		if p.ended || p.endDue {
 			return
 		}

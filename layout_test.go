@@ -67,6 +67,7 @@ var oversized = map[string]string{}
 var readsClock = map[string]string{
 	"session_timers.go":        "the session's timers give the time to what they call",
 	"path_write.go":            "how fast a full socket takes bytes is a path's rate",
+	"path_length.go":           "records are short again after a path was idle",
 	"path_watch.go":            "a path knows how long it was silent",
 	"path_read.go":             "each large read of a path has one time",
 	"deadline.go":              "deadlines of the application are points in time",

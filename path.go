@@ -31,11 +31,9 @@ type Path struct {
 	conn net.Conn
 	io   *osnet.IO       // nil: conn isn't a socket of the kernel
 	raw  syscall.RawConn // nil likewise
-	// maxContent is how many stream bytes a record takes, less than TLS
-	// allows only if the peer asked for it (RFC 8449).
-	maxContent int
 
 	outMu    sync.Mutex
+	sizing   sizing         // of its records; maxContent never changes
 	out      record.Context // the path's own
 	current  uint32         // context announced last
 	queue    []*record.Chunk
@@ -108,7 +106,7 @@ const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 // newPath returns a path over conn, with the session's sending keys of the
 // moment.
 func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
-	p := &Path{sess: s, id: id, conn: conn, maxContent: sendLimit, outDone: make(chan struct{})}
+	p := &Path{sess: s, id: id, conn: conn, sizing: sizing{maxContent: sendLimit}, outDone: make(chan struct{})}
 	p.useIO()
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {

@@ -58,7 +58,7 @@ func (s *Session) joinEarly(ctx context.Context, conn net.Conn) error {
 		_ = conn.Close() // never used
 		return err
 	}
-	p := newPath(s, t.path, conn, s.path().maxContent)
+	p := newPath(s, t.path, conn, s.path().sizing.maxContent)
 	p.joining.Store(&joining{engine: engine})
 	p.io = nil // what is written first may have to open the connection
 	p.outMu.Lock()

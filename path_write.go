@@ -171,8 +171,10 @@ func (p *Path) sealStream(s *Stream, data []byte) error {
 		return err
 	}
 	p.stir()
-	for len(data) > 0 {
-		n := copy((*scratch)[:p.maxContent], data)
+	p.size(len(data))
+	full, records := (len(data)+p.sizing.maxContent-1)/p.sizing.maxContent, 0
+	for ; len(data) > 0; records++ {
+		n := copy(*scratch, p.cut(data))
 		c := p.reserve(n, len(data) > n)
 		rec, err := s.sendCtx.SealTo(c.Next(n), (*scratch)[:n], record.ApplicationData)
 		if err != nil {
@@ -180,6 +182,9 @@ func (p *Path) sealStream(s *Stream, data []byte) error {
 		}
 		s.kept.push(p.enqueue(c, rec))
 		data = data[n:]
+	}
+	if records > full { // the turn at the gate has counted full ones
+		p.sess.gate.keep((records - full) * record.Overhead)
 	}
 	p.flush()
 	return nil

@@ -73,7 +73,7 @@ func (w *turns) Pop() any {
 
 // sealedSize is how many bytes the records of n stream bytes take.
 func (g *sendGate) sealedSize(n int) int {
-	most := g.path.maxContent
+	most := g.path.sizing.maxContent
 	return n + (n+most-1)/most*record.Overhead
 }
 
@@ -104,7 +104,7 @@ func (g *sendGate) room(t *turn, n int) int {
 		return 0
 	}
 	n = int(min(uint64(n), g.credit-g.used))
-	memory, most := g.limit-g.kept, g.path.maxContent
+	memory, most := g.limit-g.kept, g.path.sizing.maxContent
 	if memory < g.sealedSize(min(n, most)) {
 		return 0
 	}

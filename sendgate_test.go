@@ -12,7 +12,7 @@ import (
 const fullRecord = record.MaxPlaintext + record.Overhead
 
 func newGate(limit int, credit uint64) *sendGate {
-	return &sendGate{limit: limit, credit: credit, path: &Path{sess: &Session{cfg: &Config{}}, maxContent: record.MaxPlaintext}}
+	return &sendGate{limit: limit, credit: credit, path: &Path{sess: &Session{cfg: &Config{}}, sizing: sizing{maxContent: record.MaxPlaintext}}}
 }
 
 func newTurn(id uint32, urgency int8, incremental bool) *turn {
