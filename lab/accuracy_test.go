@@ -27,7 +27,8 @@ func TestAccuracy(t *testing.T) {
 		t.Skip("takes 10 s")
 	}
 	const delay, rate = 20 * time.Millisecond, 100 * lab.Mbit
-	shape := lab.Shape{Rate: rate, Delay: delay, Queue: 500_000}
+	// A queue that never runs empty, even if this machine stands still for a while.
+	shape := lab.Shape{Rate: rate, Delay: delay, Queue: 2_000_000}
 	n := lab.Start(t, lab.TwoHosts(shape, shape))
 	links := []string{"path0", "path1"}
 
@@ -83,7 +84,7 @@ func TestAccuracy(t *testing.T) {
 // of payload, in bytes per second. pace bounds them, unless it is 0.
 func measure(t *testing.T, n *lab.Network, links []string, pace int) []float64 {
 	t.Helper()
-	const warmup, window, windows = time.Second, 200 * time.Millisecond, 15
+	const warmup, window, windows = 1500 * time.Millisecond, 200 * time.Millisecond, 15
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	medians := make([]float64, len(links))

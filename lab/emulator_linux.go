@@ -34,7 +34,9 @@ type linkEmulator struct {
 	tuns  [2]int
 	dirs  [2]*direction // from A to B, from B to A
 	boxes []box
-	reset *resetter // nil: none is due
+	rng   *rand.Rand // the boxes'
+	send  func(from int, to side, ip []byte, now time.Duration)
+	reset *resetter  // nil: none is due
 }
 
 // A direction is one of the two of a link.
@@ -73,7 +75,9 @@ func newEmulator(begin *setup) (*emulator, error) {
 	e.poll = append(e.poll, unix.PollFd{Fd: int32(e.wake), Events: unix.POLLIN})
 	fd := firstFile + begin.Hosts
 	for i, spec := range begin.Links {
-		l := &linkEmulator{tuns: [2]int{fd, fd + 1}, boxes: install(spec.Boxes)}
+		l := &linkEmulator{tuns: [2]int{fd, fd + 1}, rng: rand.New(rand.NewPCG(begin.Seed, uint64(1<<32+i)))}
+		l.send = l.sendFrom // once, since a packet shouldn't cost memory
+		l.install(spec.Boxes)
 		fd += 2
 		for from := range l.tuns {
 			if err := unix.SetNonblock(l.tuns[from], true); err != nil {
@@ -90,12 +94,11 @@ func newEmulator(begin *setup) (*emulator, error) {
 	return e, nil
 }
 
-func install(specs []Middlebox) []box {
-	var boxes []box
+func (l *linkEmulator) install(specs []Middlebox) {
+	l.boxes = nil
 	for _, m := range specs {
-		boxes = append(boxes, m.install())
+		l.boxes = append(l.boxes, m.install(l.rng))
 	}
-	return boxes
 }
 
 // carryOut carries out an order in the loop's turn.
@@ -117,9 +120,9 @@ func (e *emulator) obey(o order) (r report) {
 			d.shaper.set(o.Shapes[i])
 		}
 	case orderBoxes:
-		l.boxes = install(o.Boxes)
+		l.install(o.Boxes)
 	case orderReset:
-		l.reset = new(resetter)
+		l.reset = &resetter{make(table[flow, bool])}
 	}
 	for i, d := range l.dirs {
 		r.Counters[i] = d.counters()
@@ -273,23 +276,38 @@ func (e *emulator) take(d *direction, buf []byte, n int) bool {
 
 // meddle lets the middleboxes have the packet.
 func (d *direction) meddle(ip []byte, now time.Duration) []byte {
-	p := passage{ip: ip, to: d.to, now: now, send: d.link.send}
-	if d.link.reset != nil {
-		p.ip = d.link.reset.pass(p)
+	l := d.link
+	p := passage{ip: ip, to: d.to, now: now, send: l.send, at: -1}
+	if d.to == sideA {
+		p.at = len(l.boxes)
 	}
-	for i := range d.link.boxes {
-		if p.ip == nil {
+	if l.reset != nil {
+		if p.ip = l.reset.pass(p); p.ip == nil {
 			return nil
 		}
-		if d.to == sideA {
-			i = len(d.link.boxes) - 1 - i
-		}
-		p.ip = d.link.boxes[i].pass(p)
+	}
+	return l.through(p)
+}
+
+// through lets a packet go through the boxes behind that where it is.
+func (l *linkEmulator) through(p passage) []byte {
+	step := 1
+	if p.to == sideA {
+		step = -1
+	}
+	for i := p.at + step; i >= 0 && i < len(l.boxes) && p.ip != nil; i += step {
+		p.at = i
+		p.ip = l.boxes[i].pass(p)
 	}
 	return p.ip
 }
 
-func (l *linkEmulator) send(to side, ip []byte) { rawWrite(l.tuns[to], ip) }
+// sendFrom sends a packet from a box straight to an end.
+func (l *linkEmulator) sendFrom(from int, to side, ip []byte, now time.Duration) {
+	if ip = l.through(passage{ip: ip, to: to, now: now, send: l.send, at: from}); ip != nil {
+		rawWrite(l.tuns[to], ip)
+	}
+}
 
 func rawRead(fd int, b []byte) (n int, ok bool) {
 	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))

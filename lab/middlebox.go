@@ -1,12 +1,26 @@
 package lab
 
-import "time"
+import (
+	"encoding/gob"
+	"math/rand/v2"
+	"time"
+)
 
 // A Middlebox is something on a link that looks into packets and meddles with
-// them. It is a description: the emulator does it.
+// them. Those of this package are its values; they are descriptions, and the
+// emulator does the work. Programs that are middleboxes run on a host between
+// two links: see [HostSpec.Forward] and [Host.Command].
 type Middlebox interface {
 	// install returns the middlebox at work.
-	install() box
+	install(*rand.Rand) box
+}
+
+func init() {
+	for _, m := range []Middlebox{
+		StripOptions{}, ClampMSS{}, CutAfter{}, HelloFilter{}, NAT{}, Firewall{}, RewriteSequence{},
+	} {
+		gob.Register(m)
+	}
 }
 
 // A box is a middlebox at work. It belongs to the emulator's loop.
@@ -18,10 +32,12 @@ type box interface {
 
 // A passage is a packet on its way through a box.
 type passage struct {
-	ip   []byte
-	to   side // the end to which it goes
-	now  time.Duration
-	send func(to side, ip []byte) // sends another packet straight to an end
+	ip  []byte
+	to  side // the end to which it goes
+	now time.Duration
+	// sends another packet straight to an end, but for the boxes in between
+	send func(from int, to side, ip []byte, now time.Duration)
+	at   int // where this box stands among the link's
 }
 
 // A side is an end of a link.
@@ -33,3 +49,29 @@ const (
 )
 
 func (s side) other() side { return 1 - s }
+
+// A table is what a middlebox remembers, at most mostRemembered things: then it
+// forgets some, as real ones do.
+type table[K comparable, V any] map[K]V
+
+const mostRemembered = 1 << 16
+
+func (t table[K, V]) put(k K, v V) {
+	if _, ok := t[k]; !ok && len(t) >= mostRemembered {
+		for old := range t {
+			delete(t, old)
+			break
+		}
+	}
+	t[k] = v
+}
+
+// reset ends a connection by RSTs to both ends, if the segment allows it.
+func (p passage) reset(s segment) []byte {
+	if !s.is(flagACK) || s.is(flagRST) {
+		return nil
+	}
+	forward, back := s.reset()
+	p.send(p.at, p.to.other(), back, p.now)
+	return forward
+}

@@ -16,6 +16,9 @@ import (
 	"github.com/go-tcpls/tcpls/lab"
 )
 
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
+
 // connect returns a TCP connection over a link, both of its ends.
 func connect(t *testing.T, n *lab.Network, link string, v6 bool) (client, server net.Conn) {
 	t.Helper()
@@ -35,6 +38,9 @@ func connect(t *testing.T, n *lab.Network, link string, v6 bool) (client, server
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	if err := errors.Join(client.SetDeadline(time.Now().Add(patience)), server.SetDeadline(time.Now().Add(patience))); err != nil {
+		t.Fatal(err)
+	}
 	return client, server
 }
 

@@ -54,6 +54,8 @@ func parseTCP(ip []byte) (s segment, ok bool) {
 
 func (s segment) headerLen() int  { return int(s.tcp[12]>>4) * 4 }
 func (s segment) flags() byte     { return s.tcp[13] }
+func (s segment) payload() []byte { return s.tcp[s.headerLen():] }
+func (s segment) seq() uint32     { return binary.BigEndian.Uint32(s.tcp[4:]) }
 func (s segment) ack() uint32     { return binary.BigEndian.Uint32(s.tcp[8:]) }
 func (s segment) setSeq(n uint32) { binary.BigEndian.PutUint32(s.tcp[4:], n) }
 func (s segment) setAck(n uint32) { binary.BigEndian.PutUint32(s.tcp[8:], n) }
@@ -63,26 +65,48 @@ func (s segment) is(flags byte) bool { return s.flags()&flags == flags }
 
 // A flow is one direction of a TCP connection, by addresses and ports.
 type flow struct {
-	addrs string
-	ports uint32
+	from, to         [16]byte
+	fromPort, toPort uint16
 }
 
-func (s segment) flow() flow {
+func (s segment) flow() (f flow) {
 	from, to := s.addresses()
-	return flow{string(from) + string(to), binary.BigEndian.Uint32(s.tcp)}
+	copy(f.from[:], from)
+	copy(f.to[:], to)
+	f.fromPort, f.toPort = binary.BigEndian.Uint16(s.tcp), binary.BigEndian.Uint16(s.tcp[2:])
+	return f
 }
 
 // reverse returns the other direction.
-func (f flow) reverse() flow {
-	n := len(f.addrs) / 2
-	return flow{f.addrs[n:] + f.addrs[:n], f.ports<<16 | f.ports>>16}
-}
+func (f flow) reverse() flow { return flow{f.to, f.from, f.toPort, f.fromPort} }
 
 func (s segment) addresses() (from, to []byte) {
 	if s.ip[0]>>4 == 4 {
 		return s.ip[12:16], s.ip[16:20]
 	}
 	return s.ip[8:24], s.ip[24:40]
+}
+
+// options calls f for each option but padding. f may change the option, which begins
+// with its kind and length.
+func (s segment) options(f func(kind byte, option []byte)) {
+	end := s.headerLen()
+	for i := minTCP; i < end; {
+		kind := s.tcp[i]
+		if kind == 0 { // end of options
+			return
+		}
+		if kind == 1 { // padding
+			i++
+			continue
+		}
+		if i+1 >= end || s.tcp[i+1] < 2 || i+int(s.tcp[i+1]) > end {
+			return
+		}
+		n := int(s.tcp[i+1])
+		f(kind, s.tcp[i:i+n])
+		i += n
+	}
 }
 
 // fixChecksum computes the checksums of TCP, and of IPv4, anew.
