@@ -34,9 +34,9 @@ var mayImport = map[string][]string{
 
 	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
 
-	"cmd/tcpls": {".", "internal/linkemu"},
+	"cmd/tcpls": {".", "internal/linkemu", "lab"},
 
-	"lab": {},
+	"lab": {"."},
 
 	"internal/bogo":            {}, // tests only
 	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},

@@ -100,12 +100,15 @@ func classify(err error) *failure {
 		status *statusError
 		digest *digestError
 		failed *verdictError
+		claims *labError
 	)
 	switch {
 	case errors.Is(err, errQuit):
 		return &failure{status: exitInterrupted, text: errQuit.Error()}
 	case errors.As(err, &failed):
 		return &failure{status: exitUnverified, text: failed.Error()}
+	case errors.As(err, &claims):
+		return &failure{status: exitUnverified, text: claims.Error()}
 	case errors.As(err, &usage):
 		return &failure{exitUsage, usage.text, usage.hint}
 	case errors.As(err, &local):

@@ -25,6 +25,7 @@ const usage = `Usage:
     tcpls nc -l ADDR
     tcpls check HOST:PORT [--json]
     tcpls demo [--mode failover|migrate] [--cut blackhole|rst|close] [--report F]
+    tcpls lab list|run NAME...|all [--quick] [--out DIR]
     tcpls version
     tcpls completion bash|zsh|fish|powershell
 
@@ -34,6 +35,7 @@ const usage = `Usage:
     nc          join stdin and stdout to one stream
     check       say in words what a server speaks
     demo        download over TCPLS and over TLS while a link is cut
+    lab         measure the protocol's claims against TLS, QUIC and Multipath TCP
 
 Everywhere:
     --keylog F          append the TLS secrets to F, for Wireshark (also SSLKEYLOGFILE)
@@ -125,7 +127,7 @@ func (t *tool) command() *cobra.Command {
 		help(cmd, args)
 	})
 	root.AddCommand(t.serveCommand(), t.getCommand(), t.putCommand(), t.ncCommand(),
-		t.checkCommand(), t.demoCommand(), t.versionCommand())
+		t.checkCommand(), t.demoCommand(), t.labCommand(), t.versionCommand())
 	refuseOtherShells(root)
 	return root
 }

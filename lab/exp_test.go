@@ -1,0 +1,124 @@
+package lab_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-tcpls/tcpls/lab"
+)
+
+// run runs an experiment as short as its verdict allows, and writes everything
+// that it gives.
+func run(t *testing.T, name string) *lab.Result {
+	t.Helper()
+	for _, e := range lab.Experiments() {
+		if e.Name != name {
+			continue
+		}
+		result, err := e.Run(t.Context(), lab.Options{Quick: true, Progress: func(step string) { t.Log(step) }})
+		if errors.Is(err, lab.ErrUnsupported) && e.Root && os.Getenv("CI") != "true" {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		report := &lab.Report{Experiment: e, Options: lab.Options{Quick: true}, Result: result}
+		checkReport(t, report)
+		return result
+	}
+	t.Fatalf("there is no experiment %q", name)
+	return nil
+}
+
+// checkReport looks at what a report writes.
+func checkReport(t *testing.T, r *lab.Report) {
+	t.Helper()
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + text.String())
+	if b, err := json.Marshal(r); err != nil || !json.Valid(b) {
+		t.Errorf("JSON: %s, %v", b, err)
+	}
+	if r.Result.Verdict.Outcome != lab.Holds {
+		t.Errorf("the claim %s", r.Result.Verdict.Outcome)
+	}
+	dir := t.TempDir()
+	if err := r.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	want := 1 + len(r.Result.Tables) + 2*len(r.Result.Plots)
+	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != want {
+		t.Errorf("%d files were written, not %d: %v", len(files), want, files)
+	}
+}
+
+// table returns the rows of a table by its name.
+func table(t *testing.T, r *lab.Result, name string) [][]string {
+	t.Helper()
+	for _, table := range r.Tables {
+		if table.Name == name {
+			return table.Rows
+		}
+	}
+	t.Fatalf("there is no table %q", name)
+	return nil
+}
+
+// value returns the median of a measure by its name.
+func value(t *testing.T, r *lab.Result, name string) float64 {
+	t.Helper()
+	for _, m := range r.Measures {
+		if m.Name == name {
+			return m.Median
+		}
+	}
+	t.Fatalf("there is no measure %q", name)
+	return 0
+}
+
+func TestExperimentNames(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, e := range lab.Experiments() {
+		if seen[e.Name] || e.Name == "all" || e.Source == "" || e.Claim == "" || e.Run == nil {
+			t.Errorf("%q isn't complete, or is there twice", e.Name)
+		}
+		seen[e.Name] = true
+	}
+}
+
+func TestFeatures(t *testing.T) {
+	want := map[string]string{
+		"transport reliability":               "yes yes yes yes",
+		"confidentiality and authentication":  "no yes yes yes",
+		"connection reliability":              "no no yes yes",
+		"0-RTT":                               "(no) (no) yes yes",
+		"session resumption":                  "no yes yes yes",
+		"connection migration":                "no no yes yes",
+		"streams":                             "no no yes yes",
+		"happy eyeballs":                      "no no no yes",
+		"explicit multipath":                  "no no no yes",
+		"application-level migration":         "no no (yes) yes",
+		"pluginization":                       "no no no (yes)",
+		"resilience to head-of-line blocking": "no no yes (yes)",
+		"secure connection closing":           "no no yes yes",
+	}
+	rows := table(t, run(t, "features"), "table1")
+	if len(rows) != len(want) {
+		t.Errorf("%d features, not %d", len(rows), len(want))
+	}
+	for _, row := range rows {
+		var marks []string
+		for _, cell := range row[1:] {
+			marks = append(marks, strings.Fields(cell)[0]) // without the paper's
+		}
+		if got := strings.Join(marks, " "); got != want[row[0]] {
+			t.Errorf("%s: %s, not %s", row[0], got, want[row[0]])
+		}
+	}
+}

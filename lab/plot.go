@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"fmt"
+	"image/color"
+	"io"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// A Plot is a picture of lines over an axis, or of bars with their spread.
+type Plot struct {
+	// Name is that of its file, as "goodput".
+	Name        string
+	Title, X, Y string
+	Lines       []Line
+	Bars        []Bar
+	// Marks are moments when something happened.
+	Marks []Mark
+}
+
+// A Line is a named curve.
+type Line struct {
+	Name   string
+	Points []Point
+	// Steps draws it as steps, as distributions are.
+	Steps bool
+}
+
+// A Point lies on a curve.
+type Point struct{ X, Y float64 }
+
+// A Bar is a measure beside others.
+type Bar struct {
+	Name    string
+	Measure Measure
+}
+
+// A Mark is a moment on the axis X.
+type Mark struct {
+	X    float64
+	Text string
+}
+
+// Colours that are told apart by their lightness too; TCPLS's comes first.
+var plotColours = []color.Color{
+	color.RGBA{0x2b, 0x6c, 0xb0, 0xff},
+	color.RGBA{0xdd, 0x6b, 0x20, 0xff},
+	color.RGBA{0x2f, 0x85, 0x5a, 0xff},
+	color.RGBA{0x80, 0x5a, 0xd5, 0xff},
+	color.RGBA{0x9b, 0x2c, 0x2c, 0xff},
+	color.RGBA{0x63, 0xb3, 0xed, 0xff},
+	color.RGBA{0x4a, 0x55, 0x68, 0xff},
+	color.RGBA{0xd6, 0x9e, 0x2e, 0xff},
+}
+
+const plotWidth, plotHeight = 20 * vg.Centimeter, 11 * vg.Centimeter
+
+// Write draws the plot in a format of gonum.org/v1/plot, as "svg" or "png".
+func (p *Plot) Write(w io.Writer, format string) error {
+	g := plot.New()
+	g.Title.Text = p.Title
+	g.X.Label.Text, g.Y.Label.Text = p.X, p.Y
+	g.Y.Min = 0
+	g.Legend.Top = true
+	g.Add(plotter.NewGrid())
+	for _, draw := range []func(*plot.Plot) error{p.drawLines, p.drawBars, p.drawMarks} {
+		if err := draw(g); err != nil {
+			return fmt.Errorf("plot %s: %w", p.Name, err)
+		}
+	}
+	g.Y.Max *= 1.15 // room for the legend and the marks
+	to, err := g.WriterTo(plotWidth, plotHeight, format)
+	if err != nil {
+		return fmt.Errorf("plot %s: %w", p.Name, err)
+	}
+	_, err = to.WriteTo(w)
+	return err
+}
+
+func (p *Plot) drawLines(g *plot.Plot) error {
+	for i, line := range p.Lines {
+		if len(line.Points) == 0 {
+			continue
+		}
+		xys := make(plotter.XYs, len(line.Points))
+		for j, point := range line.Points {
+			xys[j] = plotter.XY(point)
+		}
+		l, err := plotter.NewLine(xys)
+		if err != nil {
+			return err
+		}
+		l.Color = plotColours[i%len(plotColours)]
+		l.Width = vg.Points(1.6)
+		if line.Steps {
+			l.StepStyle = plotter.PostStep
+		}
+		g.Add(l)
+		g.Legend.Add(line.Name, l)
+	}
+	return nil
+}
+
+// drawBars draws medians with whiskers from the least to the greatest.
+func (p *Plot) drawBars(g *plot.Plot) error {
+	if len(p.Bars) == 0 {
+		return nil
+	}
+	var heights plotter.Values
+	var names []string
+	var spread whiskers
+	for i, b := range p.Bars {
+		heights = append(heights, b.Measure.Median)
+		names = append(names, b.Name)
+		spread.XYs = append(spread.XYs, plotter.XY{X: float64(i), Y: b.Measure.Median})
+		spread.YErrors = append(spread.YErrors, struct{ Low, High float64 }{
+			b.Measure.Median - b.Measure.Least, b.Measure.Greatest - b.Measure.Median,
+		})
+	}
+	bars, err := plotter.NewBarChart(heights, vg.Points(min(40, 380/float64(len(heights)))))
+	if err != nil {
+		return err
+	}
+	bars.Color, bars.LineStyle.Width = plotColours[0], 0
+	errs, err := plotter.NewYErrorBars(spread)
+	if err != nil {
+		return err
+	}
+	g.Add(bars, errs)
+	g.NominalX(names...)
+	return nil
+}
+
+type whiskers struct {
+	plotter.XYs
+	plotter.YErrors
+}
+
+func (p *Plot) drawMarks(g *plot.Plot) error {
+	for _, m := range p.Marks {
+		top := g.Y.Max * 1.08
+		l, err := plotter.NewLine(plotter.XYs{{X: m.X, Y: 0}, {X: m.X, Y: top}})
+		if err != nil {
+			return err
+		}
+		l.Color, l.Dashes = plotColours[4], []vg.Length{vg.Points(4), vg.Points(3)}
+		text, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: top}}, Labels: []string{" " + m.Text}})
+		if err != nil {
+			return err
+		}
+		text.TextStyle[0].YAlign = draw.YTop
+		g.Add(l, text)
+	}
+	return nil
+}
+
+// distribution is the share of values up to each one.
+func distribution(name string, values []float64) Line {
+	l := Line{Name: name, Steps: true, Points: []Point{{}}}
+	for i := range values {
+		q := float64(i) / float64(len(values))
+		l.Points = append(l.Points, Point{quantile(values, q), float64(i+1) / float64(len(values))})
+	}
+	return l
+}
