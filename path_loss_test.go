@@ -179,6 +179,35 @@ func TestCloseGivenUp(t *testing.T) {
 	}
 }
 
+// An end that gives up a path while the other closes it in peace hears again of
+// the streams that the other has forgotten by then.
+func TestCloseGivenUpWithEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		p := w.addPath(t)
+		peer, st := openStream(t, w.client, w.server)
+		w.conn(0).Peer().StallSend(true)
+		if err := peer.SetPath(p); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, peer, []byte("all"))
+		if err := errors.Join(peer.CloseWrite(), peer.CloseRead()); err != nil {
+			t.Fatal(err)
+		}
+		wantRead(t, "over its own path", st, []byte("all"))
+		wantEOF(t, "over its own path", st)
+		ctx, cancel := context.WithTimeout(t.Context(), 70*time.Millisecond)
+		defer cancel()
+		wantErrorIs(t, "Close of a path", w.client.Paths()[0].Close(ctx), context.DeadlineExceeded)
+		time.Sleep(time.Second)
+		for _, s := range []*Session{w.client, w.server} {
+			if n := s.gate.unacknowledged(); n != 0 {
+				t.Errorf("%d bytes are still kept\n%s", n, describe(s))
+			}
+		}
+	})
+}
+
 // A path that is closed while it sends records of another one again leaves the
 // rest to the main path.
 func TestCloseWhileSendingAgain(t *testing.T) {

@@ -271,6 +271,9 @@ func (s *Session) goOn(p *Path, err error) {
 	// A change of the main path that was under way may have passed some of them
 	// by, before it was known that p is lost.
 	s.resendLost()
+	if p.leaving.Load() { // the other end may have closed it in peace, and doesn't know
+		s.resendEnds()
+	}
 	s.restate(p)
 }
 
