@@ -76,11 +76,12 @@ func clientHandshake(ctx context.Context, conn net.Conn, cfg *Config, how approa
 // joinHandshake runs the client's handshake of a further path of s, with a token
 // as its PSK's identity (protocol 9.2).
 func joinHandshake(ctx context.Context, conn net.Conn, s *Session, t token) (*handshake, error) {
-	engine, err := s.joinEngine(conn, t, 0)
+	h := &handshake{client: true, conn: conn}
+	engine, err := s.joinEngine(conn, t, 0, &h.peer)
 	if err != nil {
 		return nil, err
 	}
-	h := &handshake{client: true, conn: conn, engine: engine}
+	h.engine = engine
 	if err := h.run(ctx, s.cfg, s.cfg.HandshakeTimeout, nil); err != nil {
 		return h, err
 	}
@@ -136,7 +137,10 @@ func serverHandshake(ctx context.Context, conn net.Conn, cfg *Config, read []byt
 				return nil, extensionError(err)
 			}
 			answer := wire.AppendAnswer(nil, cfg.parameters())
-			if cfg.MaxPaths > 1 && h.engine.PSKUsed() == nil {
+			if used := h.engine.PSKUsed(); used != nil {
+				return wire.AppendTokens(answer, joins.next(used)), nil
+			}
+			if cfg.MaxPaths > 1 {
 				answer = wire.AppendTokens(answer, h.invitation.invite())
 				answer = wire.AppendAddresses(answer, cfg.advertised().known)
 			}

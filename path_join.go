@@ -22,6 +22,7 @@ import (
 // who holds the path's pump, and is nil once the handshake is complete.
 type joining struct {
 	engine *tls13.Conn
+	answer *wire.Answer    // a client's
 	early  *record.Context // a server's, for EndOfEarlyData
 }
 
@@ -29,15 +30,19 @@ type joining struct {
 // concerned; the session has limits of its own.
 const maxJoinEarly = 1 << 24
 
-// joinEngine returns the engine of a client's join. early is how many bytes of
-// early data it offers.
-func (s *Session) joinEngine(conn net.Conn, t token, early uint32) (*tls13.Conn, error) {
+// joinEngine returns the engine of a client's join, which sets answer. early is
+// how many bytes of early data it offers.
+func (s *Session) joinEngine(conn net.Conn, t token, early uint32, answer *wire.Answer) (*tls13.Conn, error) {
 	secret, err := s.tokenSecret(t.bytes)
 	if err != nil {
 		return nil, err
 	}
 	return tls13.NewClient(&tls13.Config{
 		TLS: s.cfg.TLS, NetConn: conn, Extension: wire.ExtensionType, Offer: wire.AppendOffer(nil),
+		Accept: func(b []byte) (err error) {
+			*answer, err = wire.ParseAnswer(b)
+			return extensionError(err)
+		},
 		PSK: &tls13.PSK{
 			Identity: t.bytes, Secret: secret, Suite: s.engine.Suite(), AgeAdd: rand.Uint32(),
 			ALPN: s.ConnectionState().TLS.NegotiatedProtocol, MaxEarlyData: early,
@@ -53,13 +58,14 @@ func (s *Session) joinEarly(ctx context.Context, conn net.Conn) error {
 		_ = conn.Close() // never used
 		return err
 	}
-	engine, err := s.joinEngine(conn, t, maxJoinEarly)
+	answer := &wire.Answer{}
+	engine, err := s.joinEngine(conn, t, maxJoinEarly, answer)
 	if err != nil {
 		_ = conn.Close() // never used
 		return err
 	}
 	p := newPath(s, t.path, conn, s.path().sizing.maxContent)
-	p.joining.Store(&joining{engine: engine})
+	p.joining.Store(&joining{engine: engine, answer: answer})
 	p.io = nil // what is written first may have to open the connection
 	p.outMu.Lock()
 	p.enqueueRaw(engine.Output())
@@ -88,8 +94,8 @@ func (s *Session) joinEarly(ctx context.Context, conn net.Conn) error {
 
 // finishJoin runs a client's handshake to its end, before anything else is
 // read.
-func (p *Path) finishJoin(engine *tls13.Conn) error {
-	r := &p.in
+func (p *Path) finishJoin(j *joining) error {
+	r, engine := &p.in, j.engine
 	for !engine.HandshakeComplete() {
 		if err := p.fill(); err != nil {
 			return err
@@ -100,8 +106,11 @@ func (p *Path) finishJoin(engine *tls13.Conn) error {
 		if err == nil && engine.HandshakeComplete() && (engine.PSKUsed() == nil || !engine.ExtensionAnswered()) {
 			err = ErrJoinRefused
 		}
-		if err == nil && engine.HandshakeComplete() && !engine.EarlyDataAccepted() {
-			err = errEarlyJoin
+		if err == nil && engine.HandshakeComplete() {
+			p.sess.keepNext(j.answer.Tokens)
+			if !engine.EarlyDataAccepted() {
+				err = errEarlyJoin
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("tcpls: joining: %w", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
 // wantAlive checks that bytes get through in both directions.
@@ -73,7 +74,7 @@ func TestUnheardJoins(t *testing.T) {
 		{"the client's last words are lost", 30, func(c *memnet.Conn) { c.StallSend(true) }},
 		{"all is lost", 30, func(c *memnet.Conn) { c.Stall(true) }},
 		{"RST", 30, func(c *memnet.Conn) { c.Reset() }},
-		{"the server's first words are lost", maxTokens - 2, func(c *memnet.Conn) { c.Peer().StallSend(true) }},
+		{"the server's first words are lost", 30, func(c *memnet.Conn) { c.Peer().StallSend(true) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -92,6 +93,69 @@ func TestUnheardJoins(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A session that loses its first path before it has more tokens than those of its
+// handshake gets others with each join that the server takes.
+func TestTokensOfJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, nil)
+		w.conn(0).Peer().StallSend(true)
+		for i := range 2 * maxTokens {
+			conn, err := w.client.dial(t.Context(), PathSpec{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			spent, err := w.client.takeToken(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := joinHandshake(t.Context(), conn, w.client, spent)
+			if err != nil {
+				t.Fatalf("join %d: %v", i, err)
+			}
+			w.client.keepNext(h.peer.Tokens)
+			w.conn(w.dialed() - 1).Peer().StallSend(true)
+			time.Sleep(50 * time.Millisecond)
+			_ = conn.Close() // it has done its duty
+		}
+		time.Sleep(50 * time.Millisecond)
+		w.server.mu.Lock()
+		if n := len(w.server.control.tokens); n > maxTokens {
+			t.Errorf("the server is about to give %d tokens, want %d at most", n, maxTokens)
+		}
+		w.server.mu.Unlock()
+		w.conn(0).Reset()
+		w.wantAlive(t, "after joins whose first words were lost")
+		time.Sleep(time.Second)
+		w.client.mu.Lock()
+		defer w.client.mu.Unlock()
+		if k := &w.client.tickets; len(k.ahead) != 0 || len(k.unused) != maxTokens {
+			t.Errorf("the client has %d tokens, want %d, and waits for the frames of %d", len(k.unused), maxTokens, len(k.ahead))
+		}
+	})
+}
+
+// Tokens that come with joins, and never by TOKEN, are kept up to a limit.
+func TestTokensAheadLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{}, nil)
+		synctest.Wait()
+		s := w.client
+		for i := range uint32(2 * maxAhead) {
+			s.keepNext([]wire.PathToken{{Path: 100 + i, Token: make([]byte, tokenLen)}})
+			if i >= 4*maxTokens { // one that was tried makes room
+				s.mu.Lock()
+				s.tickets.unused[0].tried = true
+				s.mu.Unlock()
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if k := &s.tickets; len(k.ahead) != maxAhead || len(k.unused) != 4*maxTokens {
+			t.Errorf("%d tokens of %d paths are kept, want %d of %d", len(k.unused), len(k.ahead), 4*maxTokens, maxAhead)
+		}
+	})
 }
 
 // Records that are sent again may have later ones behind them that the same path

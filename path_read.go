@@ -97,7 +97,7 @@ func (p *Path) readLoop(early []byte) {
 		err = p.greet()
 	}
 	if j := p.joining.Load(); j != nil && p.sess.client {
-		if err := p.finishJoin(j.engine); err != nil {
+		if err := p.finishJoin(j); err != nil {
 			r.from.put(r.buf)
 			r.buf = nil
 			p.readFailed(err)

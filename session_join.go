@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
@@ -23,14 +24,17 @@ import (
 const (
 	// maxTokens is how many unused tokens a client holds.
 	maxTokens = 8
-	tokenLen  = 192
-	tokenMAC  = 16
+	// maxAhead is how many may come with joins before TOKEN frames do.
+	maxAhead = 1 << 10
+	tokenLen = 192
+	tokenMAC = 16
 )
 
 // A token as both ends know it.
 type token struct {
 	path  uint16 // the number of the path that it opens
 	bytes []byte
+	tried bool // a client's: it may be spent
 }
 
 // psk derives what proves possession of the session.
@@ -94,6 +98,15 @@ func (r *registry) find(t []byte) (issued, bool) {
 	return i, ok
 }
 
+// next is a token for who joins with t, whose session is known.
+func (r *registry) next(t []byte) []wire.PathToken {
+	i, ok := r.find(t)
+	if !ok { // spent or forgotten meanwhile
+		return nil
+	}
+	return i.to.session.nextToken(i.path)
+}
+
 // spend takes a token out, once.
 func (r *registry) spend(t []byte) (issued, bool) {
 	r.mu.Lock()
@@ -105,9 +118,10 @@ func (r *registry) spend(t []byte) (issued, bool) {
 
 // tickets are a session's tokens; guarded by its mu.
 type tickets struct {
-	given      uint32  // by the server, so far
-	unused     []token // the client's, or those of the server that weren't spent
-	peer       bool    // the client's: the server has given some
+	given      uint32   // by the server, so far
+	ahead      []uint32 // paths whose token came with a join, and is still to come by TOKEN
+	unused     []token  // the client's, or those of the server that weren't spent
+	peer       bool     // the client's: the server has given some
 	invitation *invitation
 }
 
@@ -118,7 +132,7 @@ func (s *Session) mint(n int) (fresh []token) {
 			return fresh
 		}
 		s.tickets.given++
-		t := token{uint16(s.tickets.given), joins.mint()}
+		t := token{path: uint16(s.tickets.given), bytes: joins.mint()}
 		s.tickets.unused = append(s.tickets.unused, t)
 		joins.add(t, s.tickets.invitation)
 		fresh = append(fresh, t)
@@ -149,6 +163,34 @@ func (s *Session) giveTokens() {
 	s.control.say(func(c *control) { c.tokens = append(c.tokens, fresh...) })
 }
 
+// nextToken is one of a server's tokens that the client may not have: another
+// one than that of the path that it joins at the moment.
+func (s *Session) nextToken(now uint16) (next []wire.PathToken) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range slices.Backward(s.tickets.unused) {
+		if t.path != now {
+			return []wire.PathToken{{Path: uint32(t.path), Token: t.bytes}}
+		}
+	}
+	return nil
+}
+
+// keepNext keeps the token that a join has brought.
+func (s *Session) keepNext(tokens []wire.PathToken) {
+	if len(tokens) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, k := tokens[0], &s.tickets
+	if t.Path <= k.given || slices.Contains(k.ahead, t.Path) || len(k.ahead) == maxAhead || !s.tokenFits() {
+		return // it is known, or the next join brings it
+	}
+	k.ahead = append(k.ahead, t.Path)
+	s.addToken(t.Path, t.Token)
+}
+
 // receiveToken acts on TOKEN.
 func (s *Session) receiveToken(f *wire.Frame) error {
 	if !s.client {
@@ -156,14 +198,35 @@ func (s *Session) receiveToken(f *wire.Frame) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f.Path <= s.tickets.given {
-		return violation(wire.CodeProtocol, "TOKEN for path %d after that for path %d", f.Path, s.tickets.given)
+	k := &s.tickets
+	if f.Path <= k.given {
+		return violation(wire.CodeProtocol, "TOKEN for path %d after that for path %d", f.Path, k.given)
 	}
-	if len(s.tickets.unused) >= 4*maxTokens {
+	known := slices.Contains(k.ahead, f.Path)
+	if !known && !s.tokenFits() {
 		return violation(wire.CodeLimit, "more than %d unused tokens", 4*maxTokens)
 	}
-	s.keepToken(f.Path, f.Token)
+	k.given = f.Path
+	k.ahead = slices.DeleteFunc(k.ahead, func(path uint32) bool { return path <= f.Path })
+	if !known {
+		s.addToken(f.Path, f.Token)
+	}
 	return nil
+}
+
+// tokenFits makes room for one more token, instead of one that may be spent. The
+// caller holds mu.
+func (s *Session) tokenFits() bool {
+	k := &s.tickets
+	if len(k.unused) < 4*maxTokens {
+		return true
+	}
+	i := slices.IndexFunc(k.unused, func(t token) bool { return t.tried })
+	if i < 0 {
+		return false
+	}
+	k.unused = slices.Delete(k.unused, i, i+1)
+	return true
 }
 
 // A PathSpec says between which addresses a path is to run. The zero value
@@ -239,8 +302,12 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn, backup bool) (*Pa
 		return nil, err
 	}
 	h, err := joinHandshake(ctx, conn, s, t)
-	if err == nil && s.fewTokens() {
-		err = h.awaitRecord(ctx)
+	if err == nil {
+		t.tried = true
+		s.keepNext(h.peer.Tokens)
+		if s.fewTokens() {
+			err = h.awaitRecord(ctx)
+		}
 	}
 	if err != nil {
 		s.returnToken(t)
@@ -269,8 +336,9 @@ func (s *Session) takeToken(ctx context.Context) (t token, err error) {
 		case s.ended():
 			return t, s.cause()
 		case len(s.tickets.unused) > 0:
-			t = s.tickets.unused[0]
-			s.tickets.unused = s.tickets.unused[1:]
+			i := max(0, slices.IndexFunc(s.tickets.unused, func(t token) bool { return !t.tried }))
+			t = s.tickets.unused[i]
+			s.tickets.unused = slices.Delete(s.tickets.unused, i, i+1)
 			return t, nil
 		case !s.tickets.peer:
 			return t, ErrNoToken
@@ -282,7 +350,8 @@ func (s *Session) takeToken(ctx context.Context) (t token, err error) {
 }
 
 // returnToken keeps a token whose handshake failed: its path's context has
-// sealed nothing, and if the server has taken it, it will refuse it.
+// sealed nothing, and if the server has taken it, it will refuse it, which is
+// tried when there is no better one.
 func (s *Session) returnToken(t token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -297,7 +366,13 @@ func (s *Session) returnToken(t token) {
 func (s *Session) fewTokens() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.tickets.unused) < maxTokens/2
+	fresh := 0
+	for _, t := range s.tickets.unused {
+		if !t.tried {
+			fresh++
+		}
+	}
+	return fresh < maxTokens/2
 }
 
 // full reports whether the client has as many paths as it may. Those that are
@@ -331,13 +406,10 @@ func joined(conn net.Conn, h *handshake) error {
 		return ErrTokenSpent
 	}
 	s := i.to.session // since the look-up has waited for it
+	spent := func(t token) bool { return t.path == i.path }
 	s.mu.Lock()
-	for n, t := range s.tickets.unused {
-		if t.path == i.path {
-			s.tickets.unused = append(s.tickets.unused[:n:n], s.tickets.unused[n+1:]...)
-			break
-		}
-	}
+	s.tickets.unused = slices.DeleteFunc(s.tickets.unused, spent)
+	s.control.say(func(c *control) { c.tokens = slices.DeleteFunc(c.tokens, spent) }) // if it came with a join
 	s.mu.Unlock()
 	p := newPath(s, i.path, conn, h.engine.SendLimit())
 	if h.roundTrip > 0 { // a join with early data is no round trip yet

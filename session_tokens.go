@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"bytes"
 	"context"
 	"sync"
 
@@ -28,7 +29,7 @@ func newInvitation() *invitation { return &invitation{done: make(chan struct{})}
 // invite mints tokens for a session that may come about.
 func (i *invitation) invite() (given []wire.PathToken) {
 	for n := range firstTokens {
-		t := token{uint16(n + 1), joins.mint()}
+		t := token{path: uint16(n + 1), bytes: joins.mint()}
 		joins.add(t, i)
 		i.tokens = append(i.tokens, t)
 		given = append(given, wire.PathToken{Path: uint32(t.path), Token: t.bytes})
@@ -85,7 +86,8 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range a.Tokens {
-		s.keepToken(t.Path, t.Token)
+		s.tickets.given = t.Path
+		s.addToken(t.Path, t.Token)
 	}
 	if n := len(a.Addresses); n > 0 {
 		s.addresses = addresses{a.Addresses, a.Addresses[n-1].ID}
@@ -93,11 +95,10 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	}
 }
 
-// keepToken keeps a token that the server has given. The caller holds mu.
-func (s *Session) keepToken(path uint32, t []byte) {
+// addToken keeps a token that the server has given. The caller holds mu.
+func (s *Session) addToken(path uint32, t []byte) {
 	s.spread.Store(true)
-	s.tickets.given = path
-	s.tickets.unused = append(s.tickets.unused, token{uint16(path), append([]byte(nil), t...)})
+	s.tickets.unused = append(s.tickets.unused, token{path: uint16(path), bytes: bytes.Clone(t)})
 	if !s.tickets.peer {
 		s.tickets.peer = true
 		s.startWatch(s.path())
