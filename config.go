@@ -139,6 +139,17 @@ type Config struct {
 	// before the object has come, with Object nil, and must not close the session.
 	// Default: those of peers whose certificate was verified.
 	AcceptCC func(s *Session, o CCOffer) error
+	// PeerTCPOptions are TCP options that the peer is asked to set on its sockets,
+	// on all paths and from the handshake on (docs/protocol.md, section 11); see
+	// Session.SetPeerTCPOption. EventPeerTCPOption tells of each what came of it. At
+	// most 16. Default: none.
+	PeerTCPOptions []TCPOption
+	// AcceptTCPOption decides about a TCP option that the peer asks this end to set
+	// on its sockets: it returns the option, with the same value or another one, or an
+	// error, and then the peer is told that it is refused, or the Reason of a
+	// *TCPOptionError. It is called by a goroutine of the session, for one request at a
+	// time. Default: LimitTCPOption, which also keeps to Congestion if that is set.
+	AcceptTCPOption func(TCPOption) (TCPOption, error)
 
 	// FastOpen uses TCP Fast Open (RFC 7413) for connections of Dial and
 	// Listen: from the second connection to an address on, the ClientHello
@@ -230,6 +241,9 @@ func (c *Config) withDefaults() (*Config, error) {
 	var err error
 	if d.Addresses, err = serverAddresses(d.Addresses); err != nil {
 		return nil, fmt.Errorf("%w (Config.Addresses)", err)
+	}
+	if _, err = d.encodeOptions(); err != nil {
+		return nil, err
 	}
 	if len(d.Addresses) > wire.MaxAddresses {
 		return nil, fmt.Errorf("tcpls: Config.Addresses has %d; a client holds %d", len(d.Addresses), wire.MaxAddresses)

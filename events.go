@@ -40,6 +40,12 @@ const (
 	// by either end. Err is a *CCError that tells why, or nil if the peer took it
 	// back.
 	EventCCEnded
+	// EventTCPOption: the peer has asked for a TCP option of this end's sockets; Option
+	// is what was set, Err why it wasn't, and a nil Path stands for all paths.
+	EventTCPOption
+	// EventPeerTCPOption: the peer has answered one of Config.PeerTCPOptions; Option is
+	// what it has set, Err why it hasn't.
+	EventPeerTCPOption
 	// EventMissed: the events before were too many for who ranges over them;
 	// some are lost.
 	EventMissed
@@ -49,7 +55,8 @@ var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
 	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses",
-	EventCCLoaded: "congestion control loaded", EventCCEnded: "congestion control ended", EventMissed: "events missed",
+	EventCCLoaded: "congestion control loaded", EventCCEnded: "congestion control ended",
+	EventTCPOption: "TCP option", EventPeerTCPOption: "peer's TCP option", EventMissed: "events missed",
 }
 
 func (k EventKind) String() string {
@@ -63,8 +70,11 @@ func (k EventKind) String() string {
 type Event struct {
 	Kind EventKind
 	// Path is the path in question, nil for EventNoPath, EventNetwork,
-	// EventAddresses, EventCCLoaded, EventCCEnded and EventMissed.
+	// EventAddresses, EventCCLoaded, EventCCEnded, EventPeerTCPOption and
+	// EventMissed.
 	Path *Path
+	// Option is that of EventTCPOption and EventPeerTCPOption.
+	Option TCPOption
 	// Err tells why, where something failed.
 	Err error
 }

@@ -29,6 +29,8 @@ func FuzzSession(f *testing.F) {
 		{frames(0, "", wire.AppendKeyUpdate(nil, 1)), frames(1, "", wire.AppendKeyRequest(nil, 1), wire.AppendKeyUpdate(nil, 1))},
 		{frames(1, "", wire.AppendGoingAway(nil, 0)), frames(1, "", wire.AppendClose(nil, wire.Application, 3, "bye"))},
 		{attach, frames(2, "x", wire.AppendKeyUpdate(nil, 1)), frames(0, "", wire.AppendAttach(nil, 5, 0, 0), wire.AppendAck(nil, 1, 1, 1<<20))},
+		{fuzzRecord(1, wire.TypeOption, []byte{1, 0, 28, 0, 30}), fuzzRecord(1, wire.TypeOption, []byte{2, 0x80, 1, 0, 0, 0x41, 4, 0, 0})},
+		{frames(1, "", wire.AppendOptionAnswer(nil, 1, wire.OptionSet, []byte{0, 30}))},
 		{fuzzRecord(0, byte(record.Alert), []byte{1, 0})},
 		{fuzzRecord(0, byte(record.Handshake), []byte{4, 0, 0, 1, 0})},
 	} {

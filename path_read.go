@@ -300,20 +300,23 @@ func (p *Path) tryControl(rec []byte) (done bool, err error) {
 		return true, openError(err)
 	}
 	r.next, r.nextCtl = nil, true
-	if t != wire.TypeFrames {
+	switch t {
+	case wire.TypeFrames:
+		var bytes []byte
+		if bytes, content, err = wire.SplitTrailer(content); err != nil {
+			return true, err
+		}
+		if len(bytes) > 0 {
+			return true, violation(wire.CodeProtocol, "stream bytes in the control context")
+		}
+	case wire.TypeOption:
+	default:
 		return true, misplaced(t, "the control context")
-	}
-	bytes, frames, err := wire.SplitTrailer(content)
-	if err != nil {
-		return true, err
-	}
-	if len(bytes) > 0 {
-		return true, violation(wire.CodeProtocol, "stream bytes in the control context")
 	}
 	if !r.budget.spend(p) {
 		return true, errBudget
 	}
-	return true, p.sess.controlRecord(p, frames, r.control.Seq()-1)
+	return true, p.sess.controlRecord(p, t, content, r.control.Seq()-1)
 }
 
 // tryStream opens a record of a stream, straight into the stream's buffer where

@@ -32,13 +32,14 @@ type testPeer struct {
 	tickets               bool   // the session may give some
 	said                  []byte // all that was sent
 
-	path   uint32       // the own context of the path that it reads
-	joined uint32       // the last path's number
-	next   uint32       // the context announced last
-	raw    []byte       // received, unopened
-	frames []heardFrame // received, not yet asked for
-	data   map[uint32][]byte
-	alert  []byte
+	path    uint32               // the own context of the path that it reads
+	joined  uint32               // the last path's number
+	next    uint32               // the context announced last
+	raw     []byte               // received, unopened
+	frames  []heardFrame         // received, not yet asked for
+	options []wire.OptionRequest // likewise
+	data    map[uint32][]byte
+	alert   []byte
 }
 
 type heardFrame struct {
@@ -278,6 +279,12 @@ func (p *testPeer) heardRecord(id uint32, ctx *record.Context, content []byte, t
 		if !p.tickets || id != wire.FirstPath {
 			p.t.Fatalf("the session sent a TLS message in context %#x", id)
 		}
+	case wire.TypeOption:
+		r, err := wire.ParseOptionRequest(content)
+		if err != nil || id != wire.Control {
+			p.t.Fatalf("the session sent a TCP option in context %#x: %v", id, err)
+		}
+		p.options = append(p.options, r)
 	default:
 		p.t.Fatalf("the session sent a record of inner type %d in context %#x", t, id)
 	}

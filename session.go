@@ -60,6 +60,7 @@ type Session struct {
 	ping      pinger
 	tickets   tickets
 	addresses addresses
+	options   options
 	rescue    rescue
 	departure departure
 	offers    ccOffers
@@ -129,6 +130,9 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	s.roundTrip.Store(int64(h.roundTrip))
 	p := newPath(s, 0, conn, h.engine.SendLimit())
 	p.firstPath()
+	for _, o := range cfg.PeerTCPOptions {
+		s.ask(o, true)
+	}
 	s.main.Store(p)
 	s.setLive([]*Path{p})
 	s.running = 1
@@ -174,6 +178,7 @@ func (s *Session) init() {
 
 // parameters is what a session tells its peer (protocol 2.3).
 func (c *Config) parameters() *wire.Parameters {
+	options, _ := c.encodeOptions() // checked by withDefaults
 	return &wire.Parameters{
 		StreamCredit:  uint64(c.StreamRecvWindow),
 		SessionCredit: uint64(c.SessionRecvWindow),
@@ -181,17 +186,20 @@ func (c *Config) parameters() *wire.Parameters {
 		IdleTimeout:   c.IdleTimeout,
 		Mode:          uint64(c.Mode),
 		ProgramSize:   c.programSize(),
+		TCPOptions:    options,
+		TCPKinds:      optionKinds(),
 	}
 }
 
 // setPeerParameters acts on the client's PARAMETERS.
-func (s *Session) setPeerParameters(p *wire.Parameters) {
+func (s *Session) setPeerParameters(p *wire.Parameters) error {
 	s.mu.Lock()
 	s.peer = *p
 	s.offers.met = true
 	s.table.allowed = max(s.table.allowed, p.StreamLimit)
 	s.cond.Broadcast()
 	streams := s.streams() // which were faster, on another path
+	err := s.takeOptions(p)
 	s.mu.Unlock()
 	for _, st := range streams {
 		st.sendMu.Lock()
@@ -201,6 +209,7 @@ func (s *Session) setPeerParameters(p *wire.Parameters) {
 	s.gate.allow(p.SessionCredit)
 	s.takeMode(p.Mode)
 	s.startTimer()
+	return err
 }
 
 // arrived counts stream bytes against the session's credit and reports whether

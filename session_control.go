@@ -21,12 +21,16 @@ type control struct {
 	request   uint64         // epoch of a KEY_REQUEST, 0: none
 	tokens    []token        // for the client
 	addresses []wire.Address // likewise; those to be withdrawn are invalid
+	requests  [][]byte       // TCP options to be asked for, each a record
+	answers   []optionAnswer // to those that the peer has asked for
 	away      uint32         // last stream that we serve
 	awayDue   bool
 	close     *SessionError
 	closeDue  bool
 	epochDue  bool
 	cc        ccWords
+
+	answered atomic.Uint64 // requests of the peer's whose answer was said
 
 	owner atomic.Pointer[Path] // the one path that carries the context
 	moved atomic.Bool          // it is to be attached there, and its records sent again
@@ -103,10 +107,13 @@ func (c *control) seal(p *Path) (sealed bool, err error) {
 		b = wire.AppendKeyUpdate(b, c.epoch+1)
 	}
 	c.mu.Unlock()
-	if len(b) == record.HeaderLen {
+	kind := record.Type(wire.TypeFrames)
+	if len(b) > record.HeaderLen {
+		b = wire.AppendTrailer(b, record.HeaderLen)
+	} else if b, kind = c.appendRequest(b), wire.TypeOption; len(b) == record.HeaderLen {
 		return false, nil
 	}
-	rec, err := p.seal(chunk, &c.ctx, wire.AppendTrailer(b, record.HeaderLen), wire.TypeFrames)
+	rec, err := p.seal(chunk, &c.ctx, b, kind)
 	if err != nil {
 		return false, err
 	}
@@ -149,6 +156,7 @@ func (c *control) append(b []byte, limit, kept int) []byte {
 	}
 	b = c.appendCC(b, limit-4*wire.MaxFrameLen-wire.MaxReason, kept)
 	b = c.appendAddresses(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
+	b = c.appendAnswers(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
 	said := 0
 	for _, s := range c.streams {
 		if len(b) > limit-4*wire.MaxFrameLen-wire.MaxReason {
@@ -172,16 +180,22 @@ func (c *control) append(b []byte, limit, kept int) []byte {
 		}
 		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
 		c.closeDue = false
+		c.requests, c.answers = nil, nil // nothing comes behind CLOSE
 	}
-	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0 || c.cc.program.sends() && kept+len(b) < ccWindow)
+	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0 || len(c.requests) > 0 || len(c.answers) > 0 ||
+		c.cc.program.sends() && kept+len(b) < ccWindow)
 	return b
 }
 
-// controlRecord acts on the frames of record seq of the control context.
-func (s *Session) controlRecord(p *Path, frames []byte, seq uint64) error {
+// controlRecord acts on record seq of the control context: frames, or a TCP
+// option.
+func (s *Session) controlRecord(p *Path, t record.Type, content []byte, seq uint64) error {
 	if seq < s.controlNext { // sent again; our acknowledgement may be lost
 		s.words.acknowledgeControl(s.controlNext)
-		return p.eachFrame(frames, wire.OnControl, func(f *wire.Frame) error {
+		if t == wire.TypeOption {
+			return nil
+		}
+		return p.eachFrame(content, wire.OnControl, func(f *wire.Frame) error {
 			if f.Kind == wire.KeyUpdate {
 				return s.receiveEpoch(p, &p.in.control, &p.in.ctlEpoch, f.Epoch)
 			}
@@ -190,11 +204,16 @@ func (s *Session) controlRecord(p *Path, frames []byte, seq uint64) error {
 	}
 	s.controlNext = seq + 1
 	first := !s.keyed
-	err := p.eachFrame(frames, wire.OnControl, func(f *wire.Frame) error {
-		err := s.controlFrame(p, f, first)
-		first = false
-		return err
-	})
+	var err error
+	if t != wire.TypeOption {
+		err = p.eachFrame(content, wire.OnControl, func(f *wire.Frame) error {
+			err := s.controlFrame(p, f, first)
+			first = false
+			return err
+		})
+	} else if s.keyed {
+		err = s.optionRecord(content)
+	}
 	if err != nil {
 		return err
 	}
@@ -211,8 +230,7 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 			return violation(wire.CodeProtocol, "PARAMETERS out of place (protocol 5.10)")
 		}
 		s.keyed = true
-		s.setPeerParameters(&f.Params)
-		return nil
+		return s.setPeerParameters(&f.Params)
 	}
 	if !s.keyed {
 		return violation(wire.CodeProtocol, "%v before PARAMETERS (protocol 2.4)", f.Kind)
@@ -251,6 +269,8 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		return s.receiveAnswerCC(f)
 	case wire.WithdrawCC:
 		return s.receiveWithdrawCC(f)
+	case wire.OptionAnswer:
+		return s.optionAnswered(f)
 	case wire.Close:
 		p.settleStream() // acknowledged with CLOSE, before our close_notify
 		s.words.acknowledgeControl(s.controlNext)

@@ -58,6 +58,7 @@ func (s *Session) addPath(p *Path, read []byte) error {
 	p.out.Init(s.keys.send.Load(), wire.PathContext(p.id)) // every later epoch is said on the path
 	s.setLive(append(slices.Clone(s.livePaths()), p))
 	s.running++
+	s.inherit(p)
 	p.noteActive()
 	for _, other := range s.livePaths() {
 		other.pump.rouse() // Reads leave the sockets to the paths' goroutines

@@ -93,6 +93,7 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 		s.addresses = addresses{a.Addresses, a.Addresses[n-1].ID}
 		s.watchers.tell(Event{Kind: EventAddresses})
 	}
+	_ = s.takeOptions(&a.Parameters) // the first ones, and no more than may be: it can't fail
 }
 
 // addToken keeps a token that the server has given. The caller holds mu.

@@ -22,8 +22,8 @@ func (t *tool) checkCommand() *cobra.Command {
 		Use:   "check HOST[:PORT]",
 		Short: "Say in words what a server speaks",
 		Long: `Make one session with a server (default port 443) and say what came out: TCPLS or
-not, TLS version, cipher suite, key exchange, certificate, ALPN, timings, and what
-was refused and why.`,
+not, TLS version, cipher suite, key exchange, certificate, ALPN, TCP options that it would
+set if it is asked to, timings, and what was refused and why.`,
 		Example: "  tcpls check example.com\n  tcpls check 'tcpls://192.0.2.7:4433/?pin=sha256:5f0c...' --json",
 		Args:    atLeast(1, "HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,6 +105,10 @@ func (t *tool) examine(ctx context.Context, f *clientFlags, to target, r *report
 		rtt, err := session.Ping(ctx)
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
+		}
+		r.Takes = optionNames(session.PeerTCPOptionKinds())
+		if r.Options, err = f.options.ask(ctx, session); err != nil {
+			return fmt.Errorf("--peer-opt: %w", err)
 		}
 		r.Timings.Ping = milliseconds(rtt)
 	}

@@ -23,6 +23,7 @@ type clientFlags struct {
 	insecure     bool
 	requireTCPLS bool
 	timeout      time.Duration
+	options      peerOptions
 	paths        pathSpecs // of get and put
 	mode         pathMode  // likewise
 }
@@ -33,6 +34,7 @@ func (f *clientFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.insecure, "insecure", false, "believe any certificate; only for tests")
 	flags.BoolVar(&f.requireTCPLS, "require-tcpls", false, "refuse servers that speak only plain TLS (exit status 3)")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for a connection, an answer, or the next byte")
+	flags.Var(&f.options, "peer-opt", "ask the server to set a TCP option on its sockets, as user-timeout=30s; repeatable")
 }
 
 // idleTimeout ends sessions whose peer has vanished: pings go unanswered.
@@ -100,7 +102,7 @@ func (f *clientFlags) remote(t *tool, to target) (*remote, error) {
 	}
 	config.Logger = t.pathLogger()
 	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
-	keeper := &pathKeeper{tool: t, specs: f.paths}
+	keeper := &pathKeeper{tool: t, specs: f.paths, options: f.options}
 	transport := &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := d.DialStream(ctx, network, address)

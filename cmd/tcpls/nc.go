@@ -65,7 +65,7 @@ func (t *tool) ncDial(ctx context.Context, f *ncFlags, peer string) error {
 		return err
 	}
 	defer session.Close()
-	keeper := &pathKeeper{tool: t, specs: f.paths}
+	keeper := &pathKeeper{tool: t, specs: f.paths, options: f.options}
 	keeper.meet(session)
 	stream, err := session.OpenStream(ctx)
 	if err != nil {

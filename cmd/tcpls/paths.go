@@ -106,8 +106,9 @@ func (p *pathSpecs) Type() string { return "path" }
 // A pathKeeper opens the further paths of a client's sessions, and says what
 // happens to all of them. Its goroutines end with the sessions.
 type pathKeeper struct {
-	tool  *tool
-	specs pathSpecs
+	tool    *tool
+	specs   pathSpecs
+	options peerOptions
 
 	mu       sync.Mutex
 	sessions map[*tcpls.Session]struct{}
@@ -130,6 +131,9 @@ func (k *pathKeeper) meet(s *tcpls.Session) {
 		delete(k.sessions, s)
 	})
 	go k.observe(s)
+	if len(k.options) > 0 {
+		go k.ask(s)
+	}
 	for _, spec := range k.specs {
 		go k.open(s, spec)
 	}
@@ -150,6 +154,19 @@ func (k *pathKeeper) open(s *tcpls.Session, spec tcpls.PathSpec) {
 	}
 }
 
+// ask has TCP options set, and says what isn't as it was asked for.
+func (k *pathKeeper) ask(s *tcpls.Session) {
+	results, err := k.options.ask(s.Context(), s)
+	for _, r := range results {
+		if r.Set != r.Asked {
+			k.tool.say("warning: the server: %v", r)
+		}
+	}
+	if err != nil && s.Context().Err() == nil {
+		k.tool.say("warning: no TCP options are set: %s", cause(err))
+	}
+}
+
 // observe says what happens to the paths of a session.
 func (k *pathKeeper) observe(s *tcpls.Session) {
 	for e := range s.Events(s.Context()) {
@@ -161,6 +178,9 @@ func (k *pathKeeper) observe(s *tcpls.Session) {
 
 // eventText words an event for a person.
 func eventText(e tcpls.Event) string {
+	if e.Kind == tcpls.EventTCPOption { // what the server asks for is between it and the policy
+		return ""
+	}
 	if e.Path == nil {
 		switch e.Kind {
 		case tcpls.EventNoPath:

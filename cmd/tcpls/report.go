@@ -26,6 +26,8 @@ type report struct {
 	HelloRetry  bool         `json:"hello_retry_request,omitempty"`
 	ALPN        string       `json:"alpn,omitempty"`
 	Certificate *certificate `json:"certificate,omitempty"`
+	Takes       []string     `json:"tcp_options,omitempty"`  // those that the server can set
+	Options     []peerOption `json:"peer_options,omitempty"` // what came of --peer-opt
 	Timings     timings      `json:"timings_ms"`
 	Refused     []string     `json:"refused"` // what the server didn't take, and why
 	Error       string       `json:"error,omitempty"`
@@ -162,6 +164,12 @@ func (r *report) print(w io.Writer) error {
 			row("", "verified by %s", c.How)
 		} else {
 			row("", "NOT verified: %s", c.Why)
+		}
+	}
+	if r.TCPLS {
+		row("TCP options", "%s", cmp.Or(strings.Join(r.Takes, ", "), "none"))
+		for _, o := range r.Options {
+			row("", "%v", o)
 		}
 	}
 	if text := r.Timings.String(); text != "" {

@@ -19,7 +19,7 @@ const (
 // Inner content types of records beside those of TLS (protocol 4.1).
 const (
 	TypeFrames = 60 // stream bytes, frames, and the frames' length
-	TypeOption = 61 // reserved for one TCP option
+	TypeOption = 61 // one TCP option that the peer is asked to set
 )
 
 // An Error is a rule that the peer's bytes broke. In a record it closes the

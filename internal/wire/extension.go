@@ -15,6 +15,8 @@ type Parameters struct {
 	StreamLimit   uint64        // streams that the peer may open
 	IdleTimeout   time.Duration // silence after which the session is forgotten; 0: never
 	Mode          uint64        // how the peer had best use several paths, see protocol 9.10
+	TCPOptions    string        // asked for at once, by [AppendTCPOptions], at most [MaxOptions]
+	TCPKinds      string        // of TCP options that may be asked for, as varints, at most 64
 	ProgramSize   uint64        // bytes of the largest congestion control that it takes, at most MaxProgram; 0: none
 }
 
@@ -26,6 +28,8 @@ const (
 	idTokens        = 5 // in an Answer only
 	idAddresses     = 6 // likewise
 	idMode          = 7
+	idTCPOptions    = 8
+	idTCPKinds      = 9
 	idProgramSize   = 10
 )
 
@@ -48,6 +52,8 @@ func appendParameters(b []byte, p *Parameters) []byte {
 	b = appendParameter(b, idStreamLimit, p.StreamLimit)
 	b = appendParameter(b, idIdleTimeout, milliseconds(p.IdleTimeout))
 	b = appendParameter(b, idMode, p.Mode)
+	b = appendText(b, idTCPOptions, p.TCPOptions)
+	b = appendText(b, idTCPKinds, p.TCPKinds)
 	return appendParameter(b, idProgramSize, min(p.ProgramSize, MaxProgram))
 }
 
@@ -57,6 +63,13 @@ func appendParameter(b []byte, id, v uint64) []byte {
 	}
 	b = append(b, byte(id), byte(VarintLen(v)))
 	return AppendVarint(b, v)
+}
+
+func appendText(b []byte, id byte, text string) []byte {
+	if text == "" {
+		return b
+	}
+	return append(AppendVarint(append(b, id), uint64(len(text))), text...)
 }
 
 // parse reads parameters, and those of an Answer into more if it isn't nil.
@@ -92,6 +105,10 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 			p.IdleTimeout = duration(value.varint())
 		case idTokens:
 			err = more.parseTokens(&value)
+		case idTCPOptions:
+			err = p.parseTCPOptions(&value)
+		case idTCPKinds:
+			err = p.parseTCPKinds(&value)
 		case idAddresses:
 			err = more.parseAddresses(&value)
 		}
@@ -109,7 +126,7 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 }
 
 func knownParameter(id uint64) bool {
-	return id >= idStreamCredit && id <= idMode || id == idProgramSize
+	return id >= idStreamCredit && id <= idProgramSize
 }
 
 const maxMilliseconds = math.MaxInt64 / uint64(time.Millisecond)

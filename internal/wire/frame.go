@@ -32,6 +32,7 @@ const (
 	Token         Kind = 0x26
 	AddAddress    Kind = 0x27
 	RemoveAddress Kind = 0x28
+	OptionAnswer  Kind = 0x29
 	OfferCC       Kind = 0x2a
 	DataCC        Kind = 0x2b
 	AnswerCC      Kind = 0x2c
@@ -85,6 +86,7 @@ var kinds = [...]struct {
 	Token:         {"TOKEN", "5.17", OnControl},
 	AddAddress:    {"ADD_ADDRESS", "5.18", OnControl},
 	RemoveAddress: {"REMOVE_ADDRESS", "5.19", OnControl},
+	OptionAnswer:  {"TCP_OPTION_ANSWER", "5.21", OnControl},
 	OfferCC:       {"CC_OFFER", "5.22", OnControl},
 	DataCC:        {"CC_DATA", "5.23", OnControl},
 	AnswerCC:      {"CC_ANSWER", "5.24", OnControl},
@@ -103,7 +105,7 @@ func (k Kind) String() string {
 
 const (
 	// MaxFrameLen is the size in bytes of the largest frame but CLOSE, TOKEN and
-	// those of a [Program].
+	// those of a [Program], and PARAMETERS with TCP options.
 	MaxFrameLen = 48
 	// MaxReason is the size in bytes of the longest reason in a CLOSE frame.
 	MaxReason = 1024
@@ -221,7 +223,15 @@ func AppendKeyUpdate(b []byte, epoch uint64) []byte {
 // AppendParameters gives the client's parameters (protocol 5.10).
 func AppendParameters(b []byte, p *Parameters) []byte {
 	start := len(b)
-	return end(appendParameters(begin(b, Params), p), start)
+	b = appendParameters(begin(b, Params), p)
+	n := uint64(len(b) - start - 2)
+	if VarintLen(n) == 1 {
+		return end(b, start)
+	}
+	b = append(b, 0) // the length takes two bytes
+	copy(b[start+3:], b[start+2:])
+	AppendVarint(b[:start+1], n)
+	return b
 }
 
 // AppendReset ends the stream after size bytes without delivering the rest

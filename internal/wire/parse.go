@@ -26,7 +26,12 @@ type Frame struct {
 	Reason  []byte     // CLOSE, CC_ANSWER; part of the parsed bytes
 	Token   []byte     // TOKEN; part of the parsed bytes
 	Address Address    // ADD_ADDRESS; the id alone REMOVE_ADDRESS
-	Program Program    // CC_OFFER, CC_DATA, CC_ANSWER, CC_WITHDRAW
+
+	Program Program // CC_OFFER, CC_DATA, CC_ANSWER, CC_WITHDRAW
+
+	Number uint64       // TCP_OPTION_ANSWER
+	Status OptionStatus // TCP_OPTION_ANSWER
+	Value  []byte       // TCP_OPTION_ANSWER; part of the parsed bytes
 }
 
 // Parse reads the frame at the front of b, which stands in a context of the
@@ -88,14 +93,11 @@ func (f *Frame) parseBody(r *reader) error {
 	case Ping, Pong:
 		r.short = len(r.b) < len(f.Data)
 		r.b = r.b[copy(f.Data[:], r.b):]
-	case Fin:
-	case KeyUpdate:
+	case KeyUpdate, KeyRequest:
 		f.Epoch = r.varint()
-		if f.Epoch == 0 {
+		if f.Epoch == 0 && f.Kind == KeyUpdate {
 			return f.malformed("to epoch 0")
 		}
-	case KeyRequest:
-		f.Epoch = r.varint()
 	case Params:
 		err := f.Params.parse(r.b, nil)
 		r.b = nil
@@ -131,6 +133,8 @@ func (f *Frame) parseBody(r *reader) error {
 		if f.Address.ID == 0 {
 			return f.malformed("0")
 		}
+	case OptionAnswer:
+		return f.parseOptionAnswer(r)
 	case OfferCC, DataCC, AnswerCC, WithdrawCC:
 		return f.parseProgram(r)
 	case Close:

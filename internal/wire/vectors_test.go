@@ -46,6 +46,8 @@ type parameterVector struct {
 	SessionCredit number `json:"session_credit"`
 	StreamLimit   number `json:"stream_limit"`
 	IdleTimeout   number `json:"idle_timeout_ms"`
+	Options       []optionVector
+	Kinds         []number
 	ProgramSize   number `json:"program_size"`
 }
 
@@ -55,8 +57,29 @@ func (v *parameterVector) parameters() wire.Parameters {
 		SessionCredit: uint64(v.SessionCredit),
 		StreamLimit:   uint64(v.StreamLimit),
 		IdleTimeout:   time.Duration(v.IdleTimeout) * time.Millisecond,
+		TCPOptions:    string(wire.AppendTCPOptions(nil, v.options()...)),
+		TCPKinds:      string(v.kinds()),
 		ProgramSize:   uint64(v.ProgramSize),
 	}
+}
+
+func (v *parameterVector) options() (list []wire.TCPOption) {
+	for _, o := range v.Options {
+		list = append(list, wire.TCPOption{Kind: uint64(o.Kind), Value: o.Value})
+	}
+	return list
+}
+
+func (v *parameterVector) kinds() (list []byte) {
+	for _, k := range v.Kinds {
+		list = wire.AppendVarint(list, uint64(k))
+	}
+	return list
+}
+
+type optionVector struct {
+	Kind  number
+	Value octets
 }
 
 type answerVector struct {
@@ -100,6 +123,8 @@ type frameVector struct {
 	Token                                                   octets
 	ID                                                      number
 	Address                                                 netip.AddrPort
+	Number, Status                                          number
+	Value                                                   octets
 	Kernel, Offset, State                                   number
 	Hash, Object                                            octets
 	Program                                                 string
@@ -133,8 +158,19 @@ type vectorFile struct {
 		Hex       octets
 		ParseOnly bool `json:"parse_only"`
 	}
-	Answers  []answerVector
-	Frames   []frameVector
+	Answers []answerVector
+	Frames  []frameVector
+	Options []struct {
+		Comment      string
+		Number, Path number
+		optionVector
+		Hex octets
+	}
+	UserTimeouts []struct {
+		Seconds   number
+		Hex       octets
+		ParseOnly bool `json:"parse_only"`
+	} `json:"user_timeouts"`
 	Trailers []struct {
 		Comment                 string
 		Content, Stream, Frames octets
@@ -204,6 +240,8 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendAddAddress(b, f.Address)
 	case wire.RemoveAddress:
 		return wire.AppendRemoveAddress(b, f.Address.ID)
+	case wire.OptionAnswer:
+		return wire.AppendOptionAnswer(b, f.Number, f.Status, f.Value)
 	case wire.OfferCC:
 		return wire.AppendOfferCC(b, &f.Program)
 	case wire.DataCC:
@@ -220,8 +258,8 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 
 // sameFrame compares two frames; a Reason makes them incomparable with ==.
 func sameFrame(f, g wire.Frame) bool {
-	same := bytes.Equal(f.Reason, g.Reason) && bytes.Equal(f.Token, g.Token)
-	f.Reason, g.Reason, f.Token, g.Token = nil, nil, nil, nil
+	same := bytes.Equal(f.Reason, g.Reason) && bytes.Equal(f.Token, g.Token) && bytes.Equal(f.Value, g.Value)
+	f.Reason, g.Reason, f.Token, g.Token, f.Value, g.Value = nil, nil, nil, nil, nil, nil
 	return same && fmt.Sprintf("%+v", f) == fmt.Sprintf("%+v", g)
 }
 
@@ -301,6 +339,9 @@ func TestFrameVectors(t *testing.T) {
 				Backup:  v.Backup,
 				Token:   v.Token,
 				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
+				Number:  uint64(v.Number),
+				Status:  wire.OptionStatus(v.Status),
+				Value:   v.Value,
 			}
 			if strings.HasPrefix(v.Name, "CC_") {
 				want.Address.ID = 0
@@ -330,6 +371,39 @@ func TestFrameVectors(t *testing.T) {
 	}
 }
 
+func TestOptionVectors(t *testing.T) {
+	file := newTestVectors(t)
+	for _, v := range file.Options {
+		want := wire.OptionRequest{
+			Number: uint64(v.Number), Path: uint32(v.Path), TCPOption: wire.TCPOption{Kind: uint64(v.Kind), Value: append([]byte{}, v.Value...)},
+		}
+		got, err := wire.ParseOptionRequest(v.Hex)
+		if !reflect.DeepEqual(got, want) || err != nil {
+			t.Errorf("%s, %x: got %+v, %v; want %+v", v.Comment, v.Hex, got, err, want)
+		}
+		if b := wire.AppendOptionRequest(nil, &want); !bytes.Equal(b, v.Hex) {
+			t.Errorf("%s: wrote %x, want %x", v.Comment, b, v.Hex)
+		}
+	}
+	for _, v := range file.UserTimeouts {
+		got, ok := wire.ParseUserTimeout(v.Hex)
+		if got != uint64(v.Seconds) || !ok {
+			t.Errorf("user timeout %x: got %d s, %v; want %d s", v.Hex, got, ok, v.Seconds)
+		}
+		if b := wire.AppendUserTimeout(nil, uint64(v.Seconds)); !v.ParseOnly && !bytes.Equal(b, v.Hex) {
+			t.Errorf("user timeout of %d s: wrote %x, want %x", v.Seconds, b, v.Hex)
+		}
+	}
+	for _, value := range [][]byte{nil, {0}, {0, 0}, {0x80, 0}, {0, 0, 1}} {
+		if got, ok := wire.ParseUserTimeout(value); ok {
+			t.Errorf("user timeout %x: got %d s, which RFC 5482 reserves or doesn't know", value, got)
+		}
+	}
+	if b := wire.AppendUserTimeout(nil, 32768); !bytes.Equal(b, []byte{0x82, 0x23}) {
+		t.Errorf("32768 s became %x, want 547 minutes: rounded up", b)
+	}
+}
+
 func TestTrailerVectors(t *testing.T) {
 	for _, v := range newTestVectors(t).Trailers {
 		stream, frames, err := wire.SplitTrailer(v.Content)
@@ -351,6 +425,8 @@ func TestMalformedVectors(t *testing.T) {
 			_, err = wire.ParseOffer(v.Hex)
 		case "answer":
 			_, err = wire.ParseAnswer(v.Hex)
+		case "option":
+			_, err = wire.ParseOptionRequest(v.Hex)
 		case "record":
 			_, _, err = wire.SplitTrailer(v.Hex)
 		default:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,7 @@ func TestMaxFrameLen(t *testing.T) {
 		wire.AppendReset(nil, wire.MaxStreamID, wire.MaxVarint, wire.MaxVarint),
 		wire.AppendParameters(nil, p),
 		wire.AppendPing(nil, [8]byte{}),
+		wire.AppendOptionAnswer(nil, wire.MaxVarint, wire.OptionSet, make([]byte, wire.MaxOptionValue)),
 	} {
 		longest = max(longest, len(b))
 	}
@@ -145,11 +147,12 @@ func TestTooLarge(t *testing.T) {
 func TestStrings(t *testing.T) {
 	for _, test := range []struct{ got, want string }{
 		{wire.Ack.String(), "ACK"},
-		{wire.Kind(0x29).String(), "frame 0x29"},
+		{wire.Kind(0x3f).String(), "frame 0x3f"},
 		{wire.Kind(math.MaxUint64).String(), "frame 0xffffffffffffffff"},
 		{wire.CodeNone.String(), "NO_ERROR"},
 		{wire.CodeKeyUpdate.String(), "KEY_UPDATE"},
 		{wire.SessionCode(10).String(), "session code 0xa"},
+		{wire.OptionStatus(7).String(), "status 7"},
 		{wire.CodeClosed.String(), "CLOSED"},
 		{wire.CodeRefused.String(), "REFUSED"},
 		{wire.StreamCode(1).String(), "stream code 0x1"},
@@ -212,16 +215,24 @@ func TestTableOfFrames(t *testing.T) {
 	}
 }
 
-// TestTableOfCodes compares the codes with the tables in docs/protocol.md,
-// section 7.
+// TestTableOfCodes compares the codes and statuses with the tables in
+// docs/protocol.md, sections 7 and 11.
 func TestTableOfCodes(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/protocol.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile(`(?m)^\| (\d+) \| ([A-Z_]+) \|`).FindAllSubmatch(doc, -1)
-	if len(rows) != int(wire.CodeKeyUpdate)+1 {
-		t.Errorf("the document has %d session codes", len(rows))
+	codes, rest, _ := bytes.Cut(doc, []byte("\n## 8."))
+	_, statuses, _ := bytes.Cut(rest, []byte("\n## 11."))
+	rowOf := regexp.MustCompile(`(?m)^\| (\d+) \| ([A-Z_]+) \|`)
+	rows, answers := rowOf.FindAllSubmatch(codes, -1), rowOf.FindAllSubmatch(statuses, -1)
+	if len(rows) != int(wire.CodeKeyUpdate)+1 || len(answers) != int(wire.OptionFailed)+1 {
+		t.Errorf("the document has %d session codes and %d statuses", len(rows), len(answers))
+	}
+	for i, row := range answers {
+		if s := wire.OptionStatus(i); string(row[1]) != strconv.Itoa(i) || s.String() != string(row[2]) {
+			t.Errorf("status %d is %v, in the document %s %s", i, s, row[1], row[2])
+		}
 	}
 	for _, row := range rows {
 		var n number
@@ -371,6 +382,27 @@ func FuzzExtension(f *testing.F) {
 		again := wire.AppendAddresses(wire.AppendTokens(wire.AppendAnswer(nil, &a.Parameters), a.Tokens), a.Addresses)
 		if c, err := wire.ParseAnswer(again); !reflect.DeepEqual(a, c) || err != nil {
 			t.Fatalf("%+v became %+v, %v", a, c, err)
+		}
+	})
+}
+
+func FuzzOption(f *testing.F) {
+	for _, v := range newTestVectors(f).Options {
+		f.Add([]byte(v.Hex))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := wire.ParseOptionRequest(b)
+		if err != nil {
+			return
+		}
+		again := wire.AppendOptionRequest(nil, &r)
+		if s, err := wire.ParseOptionRequest(again); !reflect.DeepEqual(r, s) || err != nil {
+			t.Fatalf("%+v became %+v, %v", r, s, err)
+		}
+		if seconds, ok := wire.ParseUserTimeout(r.Value); ok {
+			if s, ok := wire.ParseUserTimeout(wire.AppendUserTimeout(nil, seconds)); s != seconds || !ok {
+				t.Fatalf("%d s became %d s, %v", seconds, s, ok)
+			}
 		}
 	})
 }
