@@ -368,7 +368,8 @@ func (s *Stream) acknowledged(seq, credit uint64) error {
 	if s.flushing > 0 {
 		s.sendCond.Broadcast()
 	}
-	done := empty && s.finSent && !s.sealing
+	// What was sealed since the ACK was taken in isn't acknowledged by it.
+	done := empty && s.finSent && !s.sealing && s.kept.empty()
 	s.sendMu.Unlock()
 	if done {
 		s.sess.finished(s, true, false)
