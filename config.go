@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 // A FallbackPolicy says what becomes of a peer that doesn't speak TCPLS.
@@ -89,6 +90,10 @@ type Config struct {
 	// and what the peer is asked to do. Default: what the peer asks for, or else
 	// ModeFailover.
 	Mode Mode
+	// Scheduler decides which paths carry what is written to the streams that
+	// have no path of their own, instead of Mode, for what this end sends; see
+	// package sched. Session.SetScheduler changes it later. Default: by Mode.
+	Scheduler sched.Scheduler
 
 	// MaxStreams is how many streams the peer may have open at once. Default
 	// 1024, at most 2^29-1; negative: none (docs/protocol.md, 5.5).
@@ -227,7 +232,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
 		{"MaxEarlyData", d.MaxEarlyData, 0, 1 << 20},
-		{"Mode", int(d.Mode), int(ModeFailover), int(ModeRedundant)},
+		{"Mode", int(d.Mode), int(ModeFailover), int(ModePinned)},
 		{"MaxPaths", d.MaxPaths, 1, 1<<16 - 1},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},

@@ -322,7 +322,7 @@ func number(n byte) uint64 {
 // fieldsOf is how many integers the body of a frame has.
 var fieldsOf = map[wire.Kind]int{
 	wire.Next: 1, wire.Attach: 4, wire.Ack: 3, wire.SessionCredit: 1, wire.StreamLimit: 1, wire.KeyUpdate: 1,
-	wire.Reset: 3, wire.StopSending: 2, wire.KeyRequest: 1, wire.GoingAway: 1, wire.Close: 2, wire.PathLeft: 2, wire.PathStatus: 1, wire.Token: 1,
+	wire.Reset: 3, wire.StopSending: 2, wire.KeyRequest: 1, wire.GoingAway: 1, wire.Close: 2, wire.PathLeft: 2, wire.PathStatus: 2, wire.Token: 1,
 	wire.AddAddress: 1, wire.RemoveAddress: 1,
 }
 

@@ -28,11 +28,12 @@ var mayImport = map[string][]string{
 	"internal/osnet":   {},
 	"internal/record":  {},
 	"internal/wire":    {},
+	"sched":            {},
 
 	"internal/tls13":   {"internal/record"},
 	"internal/tlsconn": {"internal/record", "internal/tls13"},
 
-	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},
+	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire", "sched"},
 
 	"cmd/tcpls": {".", "internal/linkemu", "lab"},
 

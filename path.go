@@ -51,15 +51,14 @@ type Path struct {
 	sealed                   atomic.Uint64 // records of all contexts on this path
 	resent                   atomic.Uint64 // of those, sent on another path before
 	bytesSent, bytesReceived atomic.Uint64
-	gone                     atomic.Bool  // nothing more can be sent
-	lost                     atomic.Bool  // what was sent on it may not arrive
-	leaving                  atomic.Bool  // it is about to be closed
-	rate                     atomic.Int64 // bytes per second, 0: not known
-	roundTrip                atomic.Int64 // ns
+	gone                     atomic.Bool // nothing more can be sent
+	lost                     atomic.Bool // what was sent on it may not arrive
+	leaving                  atomic.Bool // it is about to be closed
 	pongDue                  atomic.Bool
 	lazy                     atomic.Bool // the watch has slowed down
 	suspected                atomic.Bool // state is PathSuspect
 
+	load
 	joining   atomic.Pointer[joining] // the handshake isn't complete
 	state     PathState               // guarded by the session's mu
 	confirmed bool                    // likewise: the peer has sent something on it
@@ -69,6 +68,15 @@ type Path struct {
 
 	pump pump
 	in   reading
+}
+
+// A load is what a path carries of what this end sends, and how fast.
+type load struct {
+	rate      atomic.Int64  // bytes per second, 0: not known
+	roundTrip atomic.Int64  // ns
+	window    atomic.Int64  // TCP's, in bytes
+	given     atomic.Uint64 // bytes of streams since the paths last changed
+	allotted  atomic.Int32  // streams in ModePinned
 }
 
 // A PathState says what a path is good for.

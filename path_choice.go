@@ -2,9 +2,12 @@ package tcpls
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
 // Which path is the main one. A path that works is better than one that
@@ -17,6 +20,8 @@ import (
 type rank struct {
 	own, peer atomic.Bool   // this end or the peer takes it for a backup
 	since     time.Duration // when it became active, since the session began; guarded by its mu
+	// The path's weight, as this end and the peer have it; 0: no wish.
+	weight, peerWeight atomic.Int32
 }
 
 func (r *rank) backup() bool { return r.own.Load() || r.peer.Load() }
@@ -43,20 +48,54 @@ func (p *Path) SetBackup(backup bool) {
 	s.mu.Lock()
 	s.hurry()
 	s.mu.Unlock()
-	p.sayBackup(backup)
+	p.sayStatus()
+	s.gate.wake()
 }
 
-// sayBackup tells the peer.
-func (p *Path) sayBackup(backup bool) {
+// Weight returns the path's weight: this end's, the peer's where this end has
+// none, or 1.
+func (p *Path) Weight() int {
+	if own := p.rank.weight.Load(); own > 0 {
+		return int(own)
+	}
+	return int(max(1, p.rank.peerWeight.Load()))
+}
+
+// SetWeight says what share of the streams' bytes the path should carry, from 1
+// to 1000, in proportion to the other paths' weights; 0 takes that back. The
+// peer is told, and follows where it has given no weight itself. Weights count
+// in ModeAggregate, ModePinned, and for schedulers that heed them. The error is
+// a *PathError.
+func (p *Path) SetWeight(weight int) error {
+	if err := checkWeight(weight); err != nil {
+		return &PathError{Path: p.ID(), Op: "set", Err: err}
+	}
+	if p.rank.weight.Swap(int32(weight)) != int32(weight) {
+		p.sayStatus()
+		p.sess.gate.wake()
+	}
+	return nil
+}
+
+func checkWeight(weight int) error {
+	if weight < 0 || weight > wire.MaxWeight {
+		return fmt.Errorf("a path's weight is from 1 to %d, not %d", wire.MaxWeight, weight)
+	}
+	return nil
+}
+
+// sayStatus tells the peer what this end takes the path for.
+func (p *Path) sayStatus() {
 	p.outMu.Lock()
-	p.pongs.backup, p.pongs.statusDue = backup, true
+	p.pongs.statusDue = true
 	p.pongDue.Store(true)
 	p.outMu.Unlock()
 	p.kick()
 }
 
 // ranked acts on PATH_STATUS.
-func (p *Path) ranked(backup bool) {
+func (p *Path) ranked(backup bool, weight int) {
+	p.rank.peerWeight.Store(int32(weight))
 	if p.rank.peer.Swap(backup) == backup {
 		return
 	}

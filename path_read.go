@@ -138,6 +138,7 @@ func (p *Path) measure() {
 	}
 	if info, err := osnet.TCPInfo(p.raw); err == nil && info.MinRTT > 0 {
 		p.roundTrip.Store(int64(info.RTT))
+		p.window.Store(int64(info.CWnd) * int64(info.SendMSS))
 		p.sess.minRTT.Store(int64(info.MinRTT))
 	}
 }
@@ -469,7 +470,7 @@ func (p *Path) ownFrame(f *wire.Frame) error {
 	case wire.PathLeft:
 		s.peerLeft(p, f.Path, f.Lost)
 	case wire.PathStatus:
-		p.ranked(f.Backup)
+		p.ranked(f.Backup, int(f.Weight))
 	case wire.KeyUpdate:
 		return s.receiveEpoch(p, &r.own, &r.epoch, f.Epoch)
 	}

@@ -58,7 +58,7 @@ func (s *Stream) blocked() bool {
 	switch {
 	case s.replayOn != nil || s.sess.holding.Load():
 		return true
-	case !s.sess.inMode(ModeAggregate) && (s.moved == 0 || s.kept.ackedFrom(s.moved)):
+	case s.sess.scheduler() == nil && (s.moved == 0 || s.kept.ackedFrom(s.moved)):
 		return false
 	}
 	return s.kept.len() >= maxHeld && len(s.sess.livePaths()) > 1

@@ -52,7 +52,7 @@ const lateness = 20 * time.Millisecond
 type pongs struct {
 	ping, pong         [8]byte
 	pingDue, answerDue bool
-	backup, statusDue  bool // what PATH_STATUS is to say
+	statusDue          bool // PATH_STATUS
 }
 
 func (p *Path) sendPing(seq uint64) {
@@ -85,7 +85,7 @@ func (p *Path) appendPings(b []byte) []byte {
 		b = wire.AppendPong(b, p.pongs.pong)
 	}
 	if p.pongs.statusDue {
-		b = wire.AppendPathStatus(b, p.pongs.backup)
+		b = wire.AppendPathStatus(b, p.rank.own.Load(), uint64(p.rank.weight.Load()))
 	}
 	p.pongs.pingDue, p.pongs.answerDue, p.pongs.statusDue = false, false, false
 	p.pongDue.Store(false)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 var verboseStorm = flag.Bool("storm", false, "log what TestReliabilityPaths does to its paths")
@@ -59,7 +60,7 @@ func testReliabilityPaths(t *testing.T, seed uint64) {
 			client.Logger, server.Logger = log.With("end", "client"), log.With("end", "server")
 		}
 		for _, c := range []*Config{client, server} {
-			c.Mode = Mode(r.IntN(int(ModeRedundant) + 1))
+			c.Mode, c.Scheduler = Mode(r.IntN(int(ModePinned)+1)), randomScheduler(r)
 			c.RekeyAfter = 20 + r.IntN(400)
 			c.StreamRecvWindow = 64<<10 + r.IntN(1<<20)
 			c.SessionRecvWindow = c.StreamRecvWindow + r.IntN(1<<20)
@@ -86,6 +87,21 @@ func testReliabilityPaths(t *testing.T, seed uint64) {
 	weather.Wait()
 	s.settle()
 	w.checkClosed(t)
+}
+
+// randomScheduler is none, one that the library has, or one that picks anything.
+func randomScheduler(r *rand.Rand) sched.Scheduler {
+	all := []sched.Scheduler{nil, nil, nil, sched.LowestRTT(), sched.RoundRobin(), sched.Weighted(), sched.Redundant(), sched.Earliest()}
+	if i := r.IntN(len(all) + 1); i < len(all) {
+		return all[i]
+	}
+	var mu sync.Mutex
+	own := rand.New(rand.NewPCG(r.Uint64(), 0))
+	return sched.Func(func(sched.Batch, []sched.Path) sched.Set {
+		mu.Lock()
+		defer mu.Unlock()
+		return sched.Set(own.Uint64N(1 << 9))
+	})
 }
 
 // describe is what a person who looks for a fault asks first.
@@ -194,7 +210,8 @@ func (s *storm) move(ctx context.Context, end *Session) {
 	if len(paths) == 0 {
 		return
 	}
-	p, how := paths[s.random.IntN(len(paths))], s.random.IntN(3)
+	p, how, weight := paths[s.random.IntN(len(paths))], s.random.IntN(6), s.random.IntN(10)
+	scheduler := randomScheduler(s.random)
 	s.joins.Go(func() {
 		var err error
 		switch {
@@ -202,6 +219,12 @@ func (s *storm) move(ctx context.Context, end *Session) {
 			_, err = end.Migrate(ctx, PathSpec{})
 		case how == 1:
 			err = p.Close(ctx)
+		case how == 2:
+			err = p.SetWeight(weight)
+		case how == 3:
+			p.SetBackup(weight < 5)
+		case how == 4:
+			end.SetScheduler(scheduler)
 		default:
 			err = p.Use()
 		}

@@ -21,8 +21,9 @@ type sendGate struct {
 	held    atomic.Int64 // bytes of the chunks that these, and the path's queue, lie in
 	ticket  uint64
 	waiting turns
-	path    *Path        // the session's main one
-	pins    atomic.Int32 // streams that have, or had, a path of their own
+	path    *Path         // the session's main one
+	pins    atomic.Int32  // streams that have, or had, a path of their own
+	changes atomic.Uint64 // counts what may have made room on a path
 }
 
 // A turn is a stream's place at the gate.
@@ -141,6 +142,15 @@ func (g *sendGate) enter(t *turn, n int) (got int, next *turn) {
 	return got, g.first()
 }
 
+// queue makes t wait for a path.
+func (g *sendGate) queue(t *turn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.index < 0 {
+		g.push(t)
+	}
+}
+
 func (g *sendGate) push(t *turn) {
 	g.ticket++
 	t.ticket = g.ticket
@@ -206,6 +216,7 @@ func (g *sendGate) leave(t *turn) (next *turn) {
 
 // wake lets the first one try, if there may be room.
 func (g *sendGate) wake() {
+	g.changes.Add(1)
 	g.mu.Lock()
 	next := g.first()
 	g.mu.Unlock()

@@ -88,7 +88,8 @@ type routing struct {
 	switchMu sync.Mutex // one change of the main path at a time
 	main     atomic.Pointer[Path]
 	live     atomic.Pointer[[]*Path]
-	mode     atomic.Int32   // Mode
+	policy   atomic.Pointer[policy]
+	offered  atomic.Uint64  // which paths, and of what weight, the scheduler saw last
 	switched atomic.Int64   // lastReceived when the main path was last changed
 	dial     dialPath       // nil: a server, or the application brings connections
 	server   netip.AddrPort // that dial leads to; invalid: not known
@@ -123,7 +124,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	}
 	s.dial, s.server = dial, h.server
 	s.init()
-	s.mode.Store(int32(cfg.Mode))
+	s.usePolicy(cfg.Mode, cfg.Scheduler)
 	s.takeMode(h.peer.Mode)
 	s.holding.Store(h.greeting != nil && h.client) // for newPath
 	s.keys.init(h.send, h.receive, cfg.RekeyAfter)

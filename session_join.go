@@ -245,6 +245,8 @@ type PathSpec struct {
 	// Backup makes the path a backup, which both ends use only while there is
 	// no other one; see Path.SetBackup.
 	Backup bool
+	// Weight is the path's share, from 1 to 1000; see Path.SetWeight. 0: no wish.
+	Weight int
 }
 
 // A dialPath opens a TCP connection for a path.
@@ -275,28 +277,31 @@ func (s *Session) AddPath(ctx context.Context, spec PathSpec) (*Path, error) {
 
 // join dials and joins.
 func (s *Session) join(ctx context.Context, spec PathSpec) (*Path, error) {
+	if err := checkWeight(spec.Weight); err != nil {
+		return nil, fmt.Errorf("tcpls: PathSpec.Weight: %w", err)
+	}
 	conn, err := s.dial(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return s.joinAs(ctx, conn, spec.Backup)
+	return s.joinAs(ctx, conn, spec)
 }
 
 // JoinPath is AddPath over a connection that exists, which it owns from then
 // on.
 func (s *Session) JoinPath(ctx context.Context, conn net.Conn) (*Path, error) {
-	return s.joinAs(ctx, conn, false)
+	return s.joinAs(ctx, conn, PathSpec{})
 }
 
-func (s *Session) joinAs(ctx context.Context, conn net.Conn, backup bool) (*Path, error) {
-	p, err := s.joinOver(ctx, conn, backup)
+func (s *Session) joinAs(ctx context.Context, conn net.Conn, spec PathSpec) (*Path, error) {
+	p, err := s.joinOver(ctx, conn, spec)
 	if err != nil {
 		_ = conn.Close() // the error of the join matters more
 	}
 	return p, err
 }
 
-func (s *Session) joinOver(ctx context.Context, conn net.Conn, backup bool) (*Path, error) {
+func (s *Session) joinOver(ctx context.Context, conn net.Conn, spec PathSpec) (*Path, error) {
 	t, err := s.takeToken(ctx)
 	if err != nil {
 		return nil, err
@@ -315,12 +320,13 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn, backup bool) (*Pa
 	}
 	p := newPath(s, t.path, conn, h.engine.SendLimit())
 	p.watch.rtt = h.roundTrip
-	p.rank.own.Store(backup)
+	p.rank.own.Store(spec.Backup)
+	p.rank.weight.Store(int32(spec.Weight))
 	if err := s.addPath(p, h.early); err != nil {
 		return nil, err
 	}
-	if backup {
-		p.sayBackup(true)
+	if spec.Backup || spec.Weight > 0 {
+		p.sayStatus()
 	}
 	return p, nil
 }

@@ -219,6 +219,9 @@ func (s *Session) allowStreams(limit uint64) {
 // finished notes that a direction of a stream has ended for good, and forgets
 // the stream after the second. The caller holds no lock.
 func (s *Session) finished(st *Stream, sending, receiving bool) {
+	if sending {
+		st.vacate()
+	}
 	s.mu.Lock()
 	st.sendDone = st.sendDone || sending
 	st.recvDone = st.recvDone || receiving

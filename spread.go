@@ -1,11 +1,11 @@
 package tcpls
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/osnet"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 // Spreading. A stream's records are numbered, whatever path they come on, and
@@ -22,10 +22,17 @@ const (
 	// ModeAggregate sends each batch of records on the path on which it is
 	// likely to arrive first, and so uses all of them for what one can't carry
 	// alone. A slow path is used only as far as what must wait for it fits into
-	// the receiver's credit, so that it never holds up a fast one.
+	// the receiver's credit, so that it never holds up a fast one. Where the
+	// paths have different weights, it gives them shares in proportion instead.
 	ModeAggregate
 	// ModeRedundant sends everything on every path: what arrives first counts.
+	// The fastest one sets the pace; one that can't keep up misses some.
 	ModeRedundant
+	// ModePinned gives each stream a path of its own, the one with the fewest
+	// streams for its weight, so that no stream waits for what another path
+	// carries. A stream moves when its path is gone, or when another one has
+	// fewer.
+	ModePinned
 )
 
 func (m Mode) String() string {
@@ -36,8 +43,83 @@ func (m Mode) String() string {
 		return "aggregate"
 	case ModeRedundant:
 		return "redundant"
+	case ModePinned:
+		return "pinned"
 	}
 	return fmt.Sprintf("mode %d", int(m))
+}
+
+// A policy is how a session uses its paths.
+type policy struct {
+	mode      Mode
+	scheduler sched.Scheduler // nil: the main path carries all streams without one of their own
+	own       bool            // the scheduler is the application's
+}
+
+// usePolicy goes over to a mode, or to the application's scheduler if it has
+// one.
+func (s *Session) usePolicy(mode Mode, own sched.Scheduler) {
+	next := policy{mode, own, own != nil}
+	switch {
+	case next.own:
+	case mode == ModeAggregate:
+		next.scheduler = sched.Func(aggregate)
+	case mode == ModeRedundant:
+		next.scheduler = sched.Redundant()
+	}
+	s.policy.Store(&next)
+	for _, p := range s.livePaths() {
+		p.setLowWater()
+	}
+}
+
+// SetScheduler makes x decide on what is written from now on, as
+// Config.Scheduler does; nil leaves that to the session's Mode again. It
+// concerns what this end sends.
+func (s *Session) SetScheduler(x sched.Scheduler) {
+	if s.plain != nil {
+		return
+	}
+	s.usePolicy(s.manner().mode, x)
+	s.gate.wake()
+}
+
+// takeMode follows the peer's wish where the application has none.
+func (s *Session) takeMode(wish uint64) {
+	if s.cfg.Mode == ModeFailover && s.cfg.Scheduler == nil && wish <= uint64(ModePinned) {
+		s.usePolicy(Mode(wish), nil)
+	}
+}
+
+// manner is the session's policy.
+func (s *Session) manner() policy {
+	if p := s.policy.Load(); p != nil {
+		return *p
+	}
+	return policy{} // of a peer that doesn't speak TCPLS
+}
+
+// scheduler decides on the path of each batch, nil where there is nothing to
+// decide.
+func (s *Session) scheduler() sched.Scheduler { return s.manner().scheduler }
+
+// spreads reports whether what this end sends goes on several paths at once.
+func (s *Session) spreads() bool { return s.scheduler() != nil && len(s.livePaths()) > 1 }
+
+// repeats reports whether everything goes on all paths.
+func (s *Session) repeats() bool {
+	p := s.manner()
+	return p.mode == ModeRedundant && !p.own
+}
+
+// aggregate is the scheduler of ModeAggregate.
+func aggregate(b sched.Batch, paths []sched.Path) sched.Set {
+	for i := range paths {
+		if paths[i].Weight != paths[0].Weight {
+			return sched.Weighted().Pick(b, paths)
+		}
+	}
+	return sched.Earliest().Pick(b, paths)
 }
 
 const (
@@ -52,80 +134,29 @@ const (
 	spreadLowWater = 128 << 10
 )
 
-// spreads reports whether what this end sends goes on several paths at once.
-func (s *Session) spreads() bool { return s.inMode(ModeAggregate) && len(s.livePaths()) > 1 }
-
-func (s *Session) inMode(m Mode) bool { return Mode(s.mode.Load()) == m }
-
-// takeMode follows the peer's wish where the application has none.
-func (s *Session) takeMode(wish uint64) {
-	if s.cfg.Mode != ModeFailover || wish == 0 || wish > uint64(ModeRedundant) {
-		return
-	}
-	s.mode.Store(int32(wish))
-	for _, p := range s.livePaths() {
-		p.setLowWater()
-	}
-}
-
 // setLowWater leaves the choice of a path to us for as long as can be.
 func (p *Path) setLowWater() {
-	if p.raw != nil && p.sess.inMode(ModeAggregate) {
+	if p.raw != nil && p.sess.scheduler() != nil {
 		_ = osnet.SetNotSentLowWater(p.raw, spreadLowWater) // without it, slower paths get a little more than they should
 	}
-}
-
-// pick returns the path for n more bytes, of which the peer's credit allows
-// room; nil: they had better wait.
-func (s *Session) pick(n int, room uint64) *Path {
-	var fast, next *Path
-	var soonest, nextBest time.Duration
-	for _, p := range s.livePaths() {
-		if !p.usable() {
-			continue
-		}
-		t := p.arrival(n)
-		if fast == nil || t < soonest {
-			fast, soonest = p, t
-		}
-		if p.unsent.Load() < spreadUnsent && (next == nil || t < nextBest) {
-			next, nextBest = p, t
-		}
-	}
-	if next == nil || next == fast {
-		return next
-	}
-	if fast.rate.Load() == 0 && nextBest > 2*soonest {
-		return nil // it is too early to tell how much the slow one would hold up
-	}
-	// Until the bytes are there, those that the fast path brings wait for them.
-	if waiting := float64(fast.rate.Load()) * nextBest.Seconds(); waiting > float64(room)/2 {
-		return nil
-	}
-	return next
-}
-
-// arrival estimates how long n more bytes take to the peer.
-func (p *Path) arrival(n int) time.Duration {
-	t := time.Duration(p.roundTrip.Load()) / 2
-	rate := p.rate.Load()
-	if rate == 0 { // as yet; a long way is taken for a slow one
-		return 3 * t
-	}
-	return t + time.Duration(float64(p.unsent.Load()+int64(n))/float64(rate)*float64(time.Second))
 }
 
 // hasten sends again, on the fastest path, what slower ones still have of a
 // stream that has ended: nothing else is there to be sent, and the end would
 // come no sooner than the slowest of them. The caller holds sendMu.
 func (s *Stream) hasten() {
-	if !s.sess.spreads() || s.reset || s.replayOn != nil {
+	if !s.sess.spreads() || s.reset || s.replayOn != nil || s.pinned() != nil || len(s.copied) > 0 {
 		return
 	}
 	var fast *Path
+	var soonest time.Duration
 	for _, p := range s.sess.livePaths() {
-		if p.usable() && (fast == nil || p.arrival(spreadBatch) < fast.arrival(spreadBatch)) {
-			fast = p
+		if !p.usable() {
+			continue
+		}
+		view := p.view()
+		if t := view.Arrival(spreadBatch); fast == nil || t < soonest {
+			fast, soonest = p, t
 		}
 	}
 	if fast != nil && fast.unsent.Load() < maxUnsent && s.kept.doubt(fast) {
@@ -141,6 +172,9 @@ func (p *Path) usable() bool { return p.works() && (!p.rank.backup() || p.sess.o
 func (p *Path) works() bool {
 	return !p.gone.Load() && !p.suspected.Load() && !p.leaving.Load()
 }
+
+// full reports whether enough waits for the path's socket.
+func (p *Path) full() bool { return p.unsent.Load() >= spreadUnsent }
 
 // took notes that a full socket took n bytes in d, from which the path's rate
 // is known.
@@ -158,17 +192,26 @@ func (p *Path) took(n int, d time.Duration) {
 // roomFor reports whether some path has room, for a stream that waits.
 func (s *Session) roomFor() bool {
 	for _, p := range s.livePaths() {
-		if p.usable() && p.unsent.Load() < spreadUnsent {
+		if p.usable() && !p.full() {
 			return true
 		}
 	}
 	return false
 }
 
-// copyTo sends the records of s from number first on, which p has, on the other
-// paths too, as far as they keep up. The caller has set sealing.
-func (s *Stream) copyTo(p *Path, first uint64) error {
-	for _, other := range s.sess.livePaths() {
+// copyFrom sends the records of s from number first on, which p has, on the
+// other paths too that the scheduler has picked, as far as they keep up. What
+// isn't a batch, as the end of a stream, goes where the last batch has gone. The
+// caller has set sealing.
+func (s *Stream) copyFrom(p *Path, first uint64, batch bool) error {
+	others := s.copied
+	switch {
+	case s.pinned() != nil || s.sess.scheduler() == nil:
+		return nil
+	case !batch && s.sess.repeats():
+		others = s.sess.livePaths()
+	}
+	for _, other := range others {
 		if other == p || !other.usable() {
 			continue
 		}
@@ -198,42 +241,5 @@ func (p *Path) copies(s *Stream, first uint64) error {
 		p.repeat(rec)
 	}
 	p.flush()
-	return nil
-}
-
-// SetPath sends what is written to the stream from now on over p and no other
-// path, so that it doesn't wait for what others carry; nil leaves the choice to
-// Config.Mode again. While p is silent, or a backup beside a better path, or after
-// it has failed, the stream goes on as if it had no path of its own. The error is a *PathError if p isn't active or isn't a path
-// of the stream's session, or ErrNotTCPLS. The peer's direction is the peer's
-// business.
-func (s *Stream) SetPath(p *Path) error {
-	switch {
-	case s.plain != nil:
-		return ErrNotTCPLS
-	case p != nil && p.sess != s.sess:
-		return &PathError{Path: p.ID(), Op: "set", Err: errors.New("it is of another session")}
-	case p != nil && p.State() != PathActive:
-		return &PathError{Path: p.ID(), Op: "set", Err: fmt.Errorf("it is %v", p.State())}
-	}
-	s.sendMu.Lock()
-	for s.sealing {
-		s.sendCond.Wait()
-	}
-	if p != nil && s.pin.Load() == nil {
-		s.sess.gate.pins.Add(1)
-	}
-	s.pin.Store(p)
-	s.moved = s.sendCtx.Seq()
-	s.sendMu.Unlock()
-	s.sess.gate.wake()
-	return nil
-}
-
-// pinned is the stream's own path, nil if it has none that can be used.
-func (s *Stream) pinned() *Path {
-	if p := s.pin.Load(); p != nil && p.usable() {
-		return p
-	}
 	return nil
 }

@@ -163,7 +163,7 @@ func TestModeIsTheClients(t *testing.T) {
 			if _, err := w.client.Ping(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if !w.server.inMode(test.want) {
+			if w.server.manner().mode != test.want {
 				t.Errorf("the client wants %v, the server %v, and does not do %v", test.client, test.server, test.want)
 			}
 		})

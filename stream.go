@@ -49,7 +49,9 @@ type streamSend struct {
 	attached      *Path       // the last record's; the sealer's own
 	replayOn      *Path       // sends records again: no new ones meanwhile
 	introDue      bool
-	pin           atomic.Pointer[Path] // chosen by the application
+	pin           atomic.Pointer[Path] // the stream's own
+	allotted      atomic.Pointer[Path] // the same, if ModePinned chose it
+	copied        []*Path              // which got copies of the last batch; the sealer's own
 	moved         uint64               // records below it were sealed for an earlier path
 	finDue        bool
 	finSent       bool

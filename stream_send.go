@@ -113,13 +113,17 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 		s.sendCond.Wait()
 	}
 	s.writing = true
-	n, err = s.write(p)
+	defer s.written() // even if a scheduler of the application panics
+	return s.write(p)
+}
+
+// written ends the turn of a Write.
+func (s *Stream) written() {
 	s.writing = false
 	s.sendCond.Broadcast()
 	next := s.sess.gate.leave(&s.turn)
 	s.sendMu.Unlock()
 	next.wake()
-	return n, err
 }
 
 // writeError tells why nothing can be written. The caller holds sendMu.
@@ -142,18 +146,13 @@ func (s *Stream) write(p []byte) (n int, err error) {
 		if err := s.writeError(); err != nil || len(p) == 0 {
 			return n, err
 		}
-		var got int
-		var next *turn
-		if room := s.credit - s.sent; room > 0 && !s.sealing && !s.blocked() {
-			got, next = s.sess.gate.enter(&s.turn, int(min(uint64(len(p)), room, maxBatch)))
-		}
+		got, via, next := s.admit(len(p))
 		if got == 0 {
-			s.sess.wait(&s.sendCond)
 			continue
 		}
 		s.sent += uint64(got)
 		data := p[:got]
-		err := s.sealed(func(path *Path) error {
+		err := s.sealed(via, func(path *Path) error {
 			next.wake()
 			return path.sealStream(s, data)
 		})
@@ -172,23 +171,56 @@ func (s *Stream) write(p []byte) (n int, err error) {
 	}
 }
 
-// sealed runs seal with the right to use the send context, and without sendMu,
-// which the caller holds before and after.
-func (s *Stream) sealed(seal func(*Path) error) error {
-	s.sealing = true
-	path := s.sess.path()
-	if pin := s.pinned(); pin != nil {
-		path = pin
-	} else if s.sess.spreads() {
-		if other := s.sess.pick(spreadBatch, s.credit-s.sent); other != nil {
-			path = other
+// admit passes the gate with up to n bytes for the path via, or for the
+// stream's usual one if that is nil. It waits if it has to, and returns 0 when
+// it is time to try again. The caller holds sendMu, which is free meanwhile.
+func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
+	room := s.credit - s.sent
+	if room == 0 || s.sealing || s.blocked() {
+		s.sess.wait(&s.sendCond)
+		return 0, nil, nil
+	}
+	s.allot()
+	g := &s.sess.gate
+	n = int(min(uint64(n), room, maxBatch))
+	if s.pinned() == nil && s.sess.spreads() {
+		n = min(n, spreadBatch)
+		changes := g.changes.Load()
+		var ok bool
+		if via, ok = s.choose(n, room); !ok {
+			return 0, nil, nil
 		}
+		if via == nil {
+			if g.queue(&s.turn); g.changes.Load() == changes {
+				s.sess.wait(&s.sendCond)
+			}
+			return 0, nil, nil
+		}
+	}
+	if got, next = g.enter(&s.turn, n); got == 0 {
+		s.sess.wait(&s.sendCond)
+		return 0, nil, nil
+	}
+	if via != nil {
+		via.given.Add(uint64(got))
+	}
+	return got, via, next
+}
+
+// sealed runs seal with the right to use the send context, on the path via, or
+// on the stream's usual one if that is nil, and without sendMu, which the caller
+// holds before and after.
+func (s *Stream) sealed(via *Path, seal func(*Path) error) error {
+	s.sealing = true
+	path := via
+	if path == nil {
+		path = s.usual()
 	}
 	first := s.sendCtx.Seq()
 	s.sendMu.Unlock()
 	err := seal(path)
-	if err == nil && s.sendCtx.Seq() > first && s.sess.inMode(ModeRedundant) && s.pin.Load() == nil {
-		err = s.copyTo(path, first)
+	if err == nil && s.sendCtx.Seq() > first {
+		err = s.copyFrom(path, first, via != nil)
 	}
 	if err != nil && err != errPathGone {
 		s.sess.end(err)
@@ -217,7 +249,7 @@ func (s *Stream) introduce() {
 		return
 	}
 	if !s.introduced.Load() && s.sendErr == nil && !s.sess.ended() {
-		err := s.sealed(func(p *Path) error {
+		err := s.sealed(nil, func(p *Path) error {
 			return p.sealTail(s, func(b []byte) []byte { return b })
 		})
 		s.introDue = err == errPathGone
@@ -239,13 +271,13 @@ func (s *Stream) settleSending() {
 			}
 		case s.epochDue && !s.finSent:
 			s.epochDue = false
-			if s.sealed(func(p *Path) error { return p.sealEpoch(s) }) == errPathGone {
+			if s.sealed(nil, func(p *Path) error { return p.sealEpoch(s) }) == errPathGone {
 				s.epochDue = true
 				return
 			}
 		case s.finDue:
 			s.finDue, s.finSent = false, true // nothing comes behind it
-			if s.sealed(func(p *Path) error { return p.sealTail(s, wire.AppendFin) }) == errPathGone {
+			if s.sealed(nil, func(p *Path) error { return p.sealTail(s, wire.AppendFin) }) == errPathGone {
 				s.finDue, s.finSent = true, false
 				return
 			}

@@ -181,14 +181,17 @@ func AppendPathLeft(b []byte, path uint32, lost bool) []byte {
 	return appendFrame(b, PathLeft, uint64(path), why)
 }
 
-// AppendPathStatus says whether the path that it stands on is a backup
-// (protocol 5.20).
-func AppendPathStatus(b []byte, backup bool) []byte {
+// MaxWeight is the largest weight of a path.
+const MaxWeight = 1000
+
+// AppendPathStatus says of the path that it stands on whether it is a backup,
+// and its weight, 0 for none (protocol 5.20).
+func AppendPathStatus(b []byte, backup bool, weight uint64) []byte {
 	status := uint64(0)
 	if backup {
 		status = 1
 	}
-	return appendFrame(b, PathStatus, status)
+	return appendFrame(b, PathStatus, status, weight)
 }
 
 // AppendToken gives a token for the path with that number (protocol 5.17).

@@ -23,6 +23,7 @@ type Frame struct {
 	Path    uint32     // PATH_LEFT, TOKEN
 	Lost    bool       // PATH_LEFT
 	Backup  bool       // PATH_STATUS
+	Weight  uint64     // PATH_STATUS
 	Reason  []byte     // CLOSE, CC_ANSWER; part of the parsed bytes
 	Token   []byte     // TOKEN; part of the parsed bytes
 	Address Address    // ADD_ADDRESS; the id alone REMOVE_ADDRESS
@@ -120,9 +121,9 @@ func (f *Frame) parseBody(r *reader) error {
 		return f.parsePathLeft(r)
 	case PathStatus:
 		status := r.varint()
-		f.Backup = status == 1
-		if status > 1 {
-			return f.malformed("%d", status)
+		f.Backup, f.Weight = status == 1, r.varint()
+		if status > 1 || f.Weight > MaxWeight {
+			return f.malformed("%d with weight %d", status, f.Weight)
 		}
 	case Token:
 		return f.parseToken(r)

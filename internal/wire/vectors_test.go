@@ -118,7 +118,7 @@ type frameVector struct {
 	Context, Seq, Epoch, Credit, Streams, Code, Size, Class number
 	Data                                                    octets
 	Reason                                                  string
-	Path                                                    number
+	Path, Weight                                            number
 	Lost, Backup                                            bool
 	Token                                                   octets
 	ID                                                      number
@@ -233,7 +233,7 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 	case wire.PathLeft:
 		return wire.AppendPathLeft(b, f.Path, f.Lost)
 	case wire.PathStatus:
-		return wire.AppendPathStatus(b, f.Backup)
+		return wire.AppendPathStatus(b, f.Backup, f.Weight)
 	case wire.Token:
 		return wire.AppendToken(b, f.Path, f.Token)
 	case wire.AddAddress:
@@ -337,6 +337,7 @@ func TestFrameVectors(t *testing.T) {
 				Path:    uint32(v.Path),
 				Lost:    v.Lost,
 				Backup:  v.Backup,
+				Weight:  uint64(v.Weight),
 				Token:   v.Token,
 				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
 				Number:  uint64(v.Number),

@@ -1,0 +1,85 @@
+package sched
+
+// LowestRTT picks the path with the shortest round trip of those that have
+// room. It fills the shortest path and gives what that can't take to the next
+// one, however late it arrives there.
+func LowestRTT() Scheduler { return Func(lowestRTT) }
+
+func lowestRTT(_ Batch, paths []Path) Set {
+	best := -1
+	for i := range paths {
+		if !paths[i].Full && (best < 0 || paths[i].RTT < paths[best].RTT) {
+			best = i
+		}
+	}
+	return One(best)
+}
+
+// RoundRobin lets the paths take turns: of those that have room, it picks the
+// one that was given the fewest bytes. Paths that take all they are given get
+// equal shares, and one that can't take as much is passed over.
+func RoundRobin() Scheduler { return Func(roundRobin) }
+
+func roundRobin(_ Batch, paths []Path) Set {
+	best := -1
+	for i := range paths {
+		if !paths[i].Full && (best < 0 || paths[i].Sent < paths[best].Sent) {
+			best = i
+		}
+	}
+	return One(best)
+}
+
+// Weighted gives each path a share of the bytes in proportion to its weight,
+// and waits for the one whose turn it is: the path that is the slowest for its
+// weight sets the pace of all. It is for paths that cost something; where speed
+// is all that matters, Earliest is better.
+func Weighted() Scheduler { return Func(weighted) }
+
+func weighted(_ Batch, paths []Path) Set {
+	best := 0
+	for i := range paths {
+		p, q := &paths[i], &paths[best]
+		mine, other := p.Sent*uint64(q.Weight), q.Sent*uint64(p.Weight)
+		if mine < other || mine == other && p.Weight > q.Weight {
+			best = i
+		}
+	}
+	return One(best)
+}
+
+// Redundant picks all paths: what arrives first counts. The fastest one sets the
+// pace, and one that can't keep up misses some.
+func Redundant() Scheduler {
+	return Func(func(_ Batch, paths []Path) Set { return All(len(paths)) })
+}
+
+// Earliest picks the path on which the batch is likely to arrive first, of
+// those that have room, and only if what arrives before it on the fastest path
+// of all fits into half of the receiver's credit. So a slow path helps as far
+// as it can, and never holds up a fast one.
+func Earliest() Scheduler { return Func(earliest) }
+
+func earliest(b Batch, paths []Path) Set {
+	fast, next := 0, -1
+	for i := range paths {
+		t := paths[i].Arrival(b.Bytes)
+		if t < paths[fast].Arrival(b.Bytes) {
+			fast = i
+		}
+		if !paths[i].Full && (next < 0 || t < paths[next].Arrival(b.Bytes)) {
+			next = i
+		}
+	}
+	if next < 0 || next == fast {
+		return One(next)
+	}
+	first, then := paths[fast].Arrival(b.Bytes), paths[next].Arrival(b.Bytes)
+	if paths[fast].Rate == 0 && then > 2*first {
+		return 0 // it is too early to tell how much the slow one would hold up
+	}
+	if held := float64(paths[fast].Rate) * (then - first).Seconds(); held > float64(b.Credit)/2 {
+		return 0
+	}
+	return One(next)
+}
