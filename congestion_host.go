@@ -169,41 +169,50 @@ func (s *Session) hostCC() {
 	}
 	ticker := time.NewTicker(ccTick)
 	defer ticker.Stop()
-	ticker.Stop()
-	for {
-		var at time.Time
+	for ticks := true; ; {
+		if watch := u.program != nil || len(u.left) > 0; watch != ticks {
+			if ticks = watch; ticks {
+				ticker.Reset(ccTick)
+			} else {
+				ticker.Stop()
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.hosted.changed:
-		case at = <-ticker.C:
+			s.attend(u, time.Time{})
+		case at := <-ticker.C:
+			s.attend(u, at)
+			u.recover(at)
 		}
-		s.mu.Lock()
-		id, phase, offer := s.hosted.last, s.hosted.phase, s.hosted.offer
-		offer.Object = s.hosted.object
-		s.mu.Unlock()
-		if u.program != nil && (u.id != id || phase != ccLoaded) {
-			ticker.Stop()
+	}
+}
+
+// attend does what is due of the last offer; at is zero if it isn't time to
+// judge what is in use.
+func (s *Session) attend(u *ccUse, at time.Time) {
+	s.mu.Lock()
+	id, phase, offer := s.hosted.last, s.hosted.phase, s.hosted.offer
+	offer.Object = s.hosted.object
+	s.mu.Unlock()
+	if u.program != nil && (u.id != id || phase != ccLoaded) {
+		u.end()
+		s.watchers.tell(Event{Kind: EventCCEnded})
+	}
+	switch phase {
+	case ccOffered:
+		offer.Object = nil
+		s.considerCC(id, offer)
+	case ccComplete:
+		s.loadCC(u, id, offer)
+	case ccLoaded:
+		if err := u.tend(at); err != nil {
 			u.end()
-			s.watchers.tell(Event{Kind: EventCCEnded})
+			s.endCC(id, err)
 		}
-		switch phase {
-		case ccOffered:
-			offer.Object = nil
-			s.considerCC(id, offer)
-		case ccComplete:
-			if s.loadCC(u, id, offer) {
-				ticker.Reset(ccTick)
-			}
-		case ccLoaded:
-			if err := u.tend(at); err != nil {
-				ticker.Stop()
-				u.end()
-				s.endCC(id, err)
-			}
-		case ccWithdrawn:
-			s.advance(id, ccWithdrawn, ccOver, answerCC{state: wire.ProgramEnded})
-		}
+	case ccWithdrawn:
+		s.advance(id, ccWithdrawn, ccOver, answerCC{state: wire.ProgramEnded})
 	}
 }
 
@@ -247,19 +256,17 @@ func refusal(err error, code CCCode) answerCC {
 }
 
 // loadCC loads an object that has come, sets it on all paths and says so.
-func (s *Session) loadCC(u *ccUse, id uint64, o CCOffer) bool {
-	err := u.begin(id, o)
-	if err != nil {
+func (s *Session) loadCC(u *ccUse, id uint64, o CCOffer) {
+	if err := u.begin(id, o); err != nil {
 		u.end()
 		s.log.Info("congestion control of the peer not loaded", "name", o.Name, "error", err)
 		s.advance(id, ccComplete, ccOver, refusal(err, CCUnsupported))
-		return false
+		return
 	}
 	if s.advance(id, ccComplete, ccLoaded, answerCC{state: wire.ProgramLoaded}) {
 		s.log.Info("congestion control of the peer in use", "name", o.Name, "as", u.program.Name(), "sha256", fmt.Sprintf("%x", o.Hash))
 		s.watchers.tell(Event{Kind: EventCCLoaded})
-	}
-	return true // if it was withdrawn, hostCC was told
+	} // else it was withdrawn meanwhile, and hostCC was told
 }
 
 // endCC says why a congestion control isn't in use any more.
@@ -279,6 +286,7 @@ type ccUse struct {
 	id      uint64
 	program CCProgram // nil: none
 	paths   []ccPath
+	left    []ccPath // those that were switched back lately
 }
 
 // A ccPath is a path that uses one.
@@ -286,6 +294,8 @@ type ccPath struct {
 	path   *Path
 	before string // the one that it had
 	judge  ccJudge
+	since  time.Time // when it was first seen after it was switched back
+	acked  int64     // by then
 }
 
 // begin loads an object and sets it on all paths.
@@ -367,5 +377,34 @@ func (u *ccUse) end() {
 	if err := u.program.Close(); err != nil {
 		u.sess.log.Warn("unloading the congestion control", "name", name, "error", err)
 	}
+	u.left = append(u.left, u.paths...)
 	u.program, u.paths = nil, nil
+}
+
+// errCCStuck: a congestion control can make the kernel put off the next segment
+// for hours, which no other one takes back.
+var errCCStuck = errors.New("tcpls: nothing is sent any more after a congestion control of the peer")
+
+// recover looks at the paths that were switched back, and gives those up that
+// don't send again: what they had goes out on another path.
+func (u *ccUse) recover(at time.Time) {
+	waiting := u.left[:0]
+	for _, p := range u.left {
+		info, err := osnet.TCPInfo(p.path.raw)
+		switch {
+		case err != nil || info.NotSent == 0 || !p.since.IsZero() && info.BytesAcked != p.acked:
+		case p.since.IsZero():
+			p.since, p.acked = at, info.BytesAcked
+			waiting = append(waiting, p)
+		case at.Sub(p.since) < ccPatience:
+			waiting = append(waiting, p)
+		default:
+			if c, ok := p.path.conn.(interface{ SetLinger(sec int) error }); ok {
+				_ = c.SetLinger(0) // else the kernel keeps what it will never send
+			}
+			u.sess.pathFailed(p.path, &PathError{Path: p.path.ID(), Op: "write", Err: errCCStuck})
+		}
+	}
+	clear(u.left[len(waiting):])
+	u.left = waiting
 }

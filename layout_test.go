@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 
 	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire", "sched"},
 
+	"bpfcc":     {"."},
 	"cmd/tcpls": {".", "internal/linkemu", "lab"},
 
 	"lab": {"."},
@@ -48,7 +49,7 @@ var mayImport = map[string][]string{
 
 // mayNeedMore are the packages that aren't part of the library, and so may
 // import other modules than allowedModules.
-var mayNeedMore = []string{"cmd/tcpls", "internal/tlstest", "lab"}
+var mayNeedMore = []string{"bpfcc", "cmd/tcpls", "internal/tlstest", "lab"}
 
 var allowedModules = []string{module, "golang.org/x/crypto", "golang.org/x/sys"}
 

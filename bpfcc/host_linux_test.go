@@ -1,0 +1,152 @@
+package bpfcc
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/go-tcpls/tcpls"
+)
+
+// No goroutine outlives the tests.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// needKernel skips a test where no congestion control can be loaded, and says
+// why; with CI=true that is a failure.
+func needKernel(t *testing.T) {
+	t.Helper()
+	switch err := Supported(); {
+	case err != nil && os.Getenv("CI") == "true":
+		t.Fatal(err)
+	case err != nil:
+		t.Skipf("this test loads programs into the kernel: %v", err)
+	}
+}
+
+// available are the congestion controls of ours that the kernel knows.
+func available(t *testing.T) (names []string) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(string(b)) {
+		if strings.HasPrefix(name, "tcpls_") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// What is loaded is there by its name, and gone when it is closed.
+func TestLoad(t *testing.T) {
+	needKernel(t)
+	h := new(Host)
+	for _, o := range []tcpls.CCOffer{Bandwidth(), Scalable(), {Name: "stall", Object: newTestObject(t, "testdata/stall.o")}, {Name: "zero", Object: newTestObject(t, "testdata/zero.o")}} {
+		p, err := h.Load(o)
+		if err != nil {
+			t.Errorf("%s: %v", o.Name, err)
+			continue
+		}
+		if !slices.Contains(available(t), p.Name()) {
+			t.Errorf("%s: the kernel doesn't know %s, but %v", o.Name, p.Name(), available(t))
+		}
+		for range 2 {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if slices.Contains(available(t), p.Name()) {
+			t.Errorf("%s: the kernel still knows %s", o.Name, p.Name())
+		}
+	}
+	if h.loaded != 0 {
+		t.Errorf("%d count as loaded", h.loaded)
+	}
+}
+
+// What the kernel doesn't take leaves nothing behind.
+func TestKernelRefuses(t *testing.T) {
+	needKernel(t)
+	h := new(Host)
+	for file, reason := range map[string]string{"testdata/forbidden.o": "write", "testdata/incomplete.o": "invalid argument"} {
+		_, err := h.Load(tcpls.CCOffer{Object: newTestObject(t, file)})
+		var coded *tcpls.CCError
+		if !errors.As(err, &coded) || coded.Code != tcpls.CCVerifier || !strings.Contains(coded.Reason, reason) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if h.loaded != 0 {
+		t.Errorf("%d count as loaded", h.loaded)
+	}
+}
+
+func TestMaxLoaded(t *testing.T) {
+	needKernel(t)
+	h := &Host{MaxLoaded: 2, MaxObject: 7000}
+	var loaded []tcpls.CCProgram
+	for range 2 {
+		if err := h.Check(Scalable()); err != nil {
+			t.Fatal(err)
+		}
+		p, err := h.Load(Scalable())
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded = append(loaded, p)
+	}
+	if _, err := h.Load(Scalable()); !errors.Is(err, &tcpls.CCError{Code: tcpls.CCTooMany}) || !errors.Is(h.Check(Scalable()), &tcpls.CCError{Code: tcpls.CCTooMany}) {
+		t.Errorf("a third one: %v", err)
+	}
+	for _, p := range loaded {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := h.Load(Bandwidth()); h.MaxSize() != 7000 || !errors.Is(err, &tcpls.CCError{Code: tcpls.CCTooLarge}) {
+		t.Errorf("one of %d bytes: %v", len(Bandwidth().Object), err)
+	}
+}
+
+// A process without the capabilities says which it lacks.
+func TestWithoutPrivileges(t *testing.T) {
+	needKernel(t)
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // which ends with the goroutine, and with it the loss of its capabilities
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		err := unix.Capset(&header, &none[0])
+		if err == nil {
+			err = Supported()
+		}
+		result <- err
+	}()
+	err := <-result
+	if !errors.Is(err, &tcpls.CCError{Code: tcpls.CCUnsupported}) || !strings.Contains(err.Error(), "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN") {
+		t.Errorf("without capabilities: %v", err)
+	}
+}
+
+// A kernel that is too old is told before the object is sent.
+func TestOldKernel(t *testing.T) {
+	needKernel(t)
+	o := Scalable()
+	o.MinKernel = [2]int{200, 0}
+	if err := new(Host).Check(o); !errors.Is(err, &tcpls.CCError{Code: tcpls.CCUnsupported}) || !strings.Contains(err.Error(), "Linux 200.0") {
+		t.Errorf("%v", err)
+	}
+	for release, want := range map[string][2]int{
+		"6.18.44-fc-v595": {6, 18}, "6.4": {6, 4}, "6.10-rc1": {6, 10}, "7": {7, 0}, "": {}, "x.y": {},
+	} {
+		if got := version(release); got != want {
+			t.Errorf("%q is %v", release, got)
+		}
+	}
+}

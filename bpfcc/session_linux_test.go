@@ -1,0 +1,328 @@
+package bpfcc
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-tcpls/tcpls"
+)
+
+// newTestConfigs returns the configurations of a client that takes congestion
+// controls, and of its server.
+func newTestConfigs(t *testing.T, host *Host) (client, server *tcpls.Config) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	return &tcpls.Config{TLS: &tls.Config{RootCAs: roots, ServerName: "localhost"}, CCHost: host},
+		&tcpls.Config{TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
+}
+
+// pair connects both ends of a session over loopback.
+func pair(t *testing.T, client, server *tcpls.Config) (c, s *tcpls.Session) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return over(t, conn, ln, client, server)
+}
+
+// over is pair for a connection that exists, and waits at ln.
+func over(t *testing.T, conn net.Conn, ln net.Listener, client, server *tcpls.Config) (c, s *tcpls.Session) {
+	t.Helper()
+	defer ln.Close()
+	accepted := make(chan error, 1)
+	go func() {
+		conn, err := ln.Accept()
+		if err == nil {
+			s, err = tcpls.Server(t.Context(), conn, server)
+		}
+		accepted <- err
+	}()
+	c, err := tcpls.Client(t.Context(), conn, client)
+	if err = errors.Join(err, <-accepted); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.CloseWithError(0, "the test is over")
+		<-s.Context().Done()
+		_ = s.Close()
+	})
+	return c, s
+}
+
+// An upload goes on until it is ended, and is checked then.
+type upload struct {
+	arrived atomic.Int64
+	end     func() // checks that what arrived is what was sent
+}
+
+// startUpload sends from c to s.
+func startUpload(t *testing.T, c, s *tcpls.Session) *upload {
+	t.Helper()
+	from, err := c.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := new(upload)
+	block := make([]byte, 64<<10)
+	_, _ = rand.Read(block) // never fails
+	stop, sent, received := make(chan struct{}), sha256.New(), sha256.New()
+	done := make(chan error, 2)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- from.CloseWrite()
+				return
+			default:
+			}
+			sent.Write(block)
+			if _, err := from.Write(block); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	go func() {
+		to, err := s.AcceptStream(t.Context())
+		for buf := make([]byte, 64<<10); err == nil; {
+			var n int
+			n, err = to.Read(buf)
+			received.Write(buf[:n])
+			u.arrived.Add(int64(n))
+		}
+		if err == io.EOF {
+			err = nil
+		}
+		done <- err
+	}()
+	u.end = func() {
+		t.Helper()
+		close(stop)
+		if err := errors.Join(<-done, <-done); err != nil {
+			t.Error(err)
+		}
+		if !bytes.Equal(sent.Sum(nil), received.Sum(nil)) {
+			t.Error("other bytes have arrived than were sent")
+		}
+	}
+	return u
+}
+
+// more waits until n more bytes have arrived.
+func (u *upload) more(t *testing.T, n int64) {
+	t.Helper()
+	want := u.arrived.Load() + n
+	for end := time.Now().Add(30 * time.Second); u.arrived.Load() < want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are missing of %d more", want-u.arrived.Load(), n)
+		}
+	}
+}
+
+// Both samples are sent, loaded and used in the middle of a transfer, one after
+// the other, and taken back; nothing of them is left.
+func TestSwitch(t *testing.T) {
+	needKernel(t)
+	clientConfig, serverConfig := newTestConfigs(t, new(Host))
+	c, s := pair(t, clientConfig, serverConfig)
+	u := startUpload(t, c, s)
+	path := c.Paths()[0]
+	before := path.Stats().Congestion
+	u.more(t, 1<<20)
+	var last string
+	for _, offer := range []tcpls.CCOffer{Bandwidth(), Scalable()} {
+		if err := s.OfferCC(t.Context(), offer); err != nil {
+			t.Fatalf("%s: %v", offer.Name, err)
+		}
+		name := path.Stats().Congestion
+		if !strings.HasPrefix(name, "tcpls_") || name == last {
+			t.Errorf("with %s the path uses %q", offer.Name, name)
+		}
+		if names := available(t); !slices.Contains(names, name) || slices.Contains(names, last) {
+			t.Errorf("with %s the kernel knows %v, and %s is in use", offer.Name, names, name)
+		}
+		last = name
+		u.more(t, 1<<20)
+	}
+	if err := s.WithdrawCC(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if name := path.Stats().Congestion; name != before {
+		t.Errorf("the path uses %q now, and %q before", name, before)
+	}
+	if slices.Contains(available(t), last) {
+		t.Errorf("the kernel still knows %s", last)
+	}
+	u.more(t, 1<<20)
+	u.end()
+}
+
+// A congestion control ends with its session.
+func TestEndOfSession(t *testing.T) {
+	needKernel(t)
+	host := new(Host)
+	clientConfig, serverConfig := newTestConfigs(t, host)
+	c, s := pair(t, clientConfig, serverConfig)
+	if err := s.OfferCC(t.Context(), Scalable()); err != nil {
+		t.Fatal(err)
+	}
+	name := c.Paths()[0].Stats().Congestion
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if slices.Contains(available(t), name) || host.loaded != 0 {
+		t.Errorf("the kernel still knows %s, and %d count as loaded", name, host.loaded)
+	}
+}
+
+// Offers that are refused for what they are, with the reason, and a transfer
+// that doesn't mind.
+func TestRefusedInSession(t *testing.T) {
+	needKernel(t)
+	host := &Host{MaxObject: 20 << 10}
+	clientConfig, serverConfig := newTestConfigs(t, host)
+	c, s := pair(t, clientConfig, serverConfig)
+	u := startUpload(t, c, s)
+	before := c.Paths()[0].Stats().Congestion
+	for _, test := range []struct {
+		name   string
+		object []byte
+		code   tcpls.CCCode
+		reason string
+	}{
+		{"text", []byte("#!/bin/sh"), tcpls.CCForm, "isn't an ELF object"},
+		{"xdp", newTestObject(t, "testdata/xdp.o"), tcpls.CCForm, "tcp_congestion_ops"},
+		{"verifier", newTestObject(t, "testdata/forbidden.o"), tcpls.CCVerifier, "write"},
+		{"kernel", newTestObject(t, "testdata/incomplete.o"), tcpls.CCVerifier, "invalid argument"},
+		{"large", make([]byte, host.MaxObject+1), tcpls.CCTooLarge, "the peer takes 20480"},
+	} {
+		err := s.OfferCC(t.Context(), tcpls.CCOffer{Name: test.name, Object: test.object})
+		var coded *tcpls.CCError
+		if !errors.As(err, &coded) || coded.Code != test.code || !strings.Contains(coded.Reason, test.reason) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		u.more(t, 1<<20)
+	}
+	if name := c.Paths()[0].Stats().Congestion; name != before || host.loaded != 0 {
+		t.Errorf("the path uses %q, and %d count as loaded", name, host.loaded)
+	}
+	u.end()
+}
+
+// One that stalls its connection is switched back, the peer is told why, and
+// the transfer goes on: on the same connection, or, where the kernel has put off
+// the next segment for hours, on another one.
+func TestStalled(t *testing.T) {
+	needKernel(t)
+	for _, test := range []struct{ file, reason string }{{"testdata/zero.o", "window is 0"}, {"testdata/stall.o", "wait"}} {
+		t.Run(test.file, func(t *testing.T) {
+			clientConfig, serverConfig := newTestConfigs(t, new(Host))
+			clientConfig.PathTimeout = time.Minute // the judge is to find it, not the path's watch
+			ln, err := tcpls.Listen("tcp", "127.0.0.1:0", serverConfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			c, err := tcpls.Dial(t.Context(), "tcp", ln.Addr().String(), clientConfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			s, err := ln.Accept(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			ended := make(chan tcpls.Event, 1)
+			go func() {
+				for e := range s.Events(t.Context()) {
+					if e.Kind == tcpls.EventCCEnded {
+						ended <- e
+					}
+				}
+			}()
+			u := startUpload(t, c, s)
+			u.more(t, 1<<20)
+			err = s.OfferCC(t.Context(), tcpls.CCOffer{Name: "harm", Object: newTestObject(t, test.file)})
+			if err == nil {
+				err = (<-ended).Err
+			}
+			var coded *tcpls.CCError
+			if !errors.As(err, &coded) || coded.Code != tcpls.CCStalled || !coded.Remote || !strings.Contains(coded.Reason, test.reason) {
+				t.Errorf("it ended with %v", err)
+			}
+			u.more(t, 10<<20)
+			for _, p := range c.Paths() {
+				if name := p.Stats().Congestion; strings.HasPrefix(name, "tcpls_") {
+					t.Errorf("path %d uses %q", p.ID(), name)
+				}
+			}
+			u.end()
+		})
+	}
+}
+
+// Both ends may send one to the other.
+func TestBothWays(t *testing.T) {
+	needKernel(t)
+	host := new(Host)
+	clientConfig, serverConfig := newTestConfigs(t, host)
+	serverConfig.CCHost = host
+	refuse := errors.New("only its author's")
+	serverConfig.AcceptCC = func(_ *tcpls.Session, o tcpls.CCOffer) error {
+		if o.Hash != sha256.Sum256(Scalable().Object) {
+			return refuse
+		}
+		return nil
+	}
+	c, s := pair(t, clientConfig, serverConfig)
+	if err := errors.Join(s.OfferCC(t.Context(), Bandwidth()), c.OfferCC(t.Context(), Scalable())); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := c.Paths()[0].Stats().Congestion, s.Paths()[0].Stats().Congestion; a == b || !strings.HasPrefix(a, "tcpls_") || !strings.HasPrefix(b, "tcpls_") {
+		t.Errorf("the client uses %q and the server %q", a, b)
+	}
+	err := c.OfferCC(t.Context(), Bandwidth())
+	if !errors.Is(err, &tcpls.CCError{Code: tcpls.CCNotAllowed}) || !strings.Contains(err.Error(), refuse.Error()) {
+		t.Errorf("another one than is allowed: %v", err)
+	}
+	u := startUpload(t, c, s)
+	u.more(t, 1<<20)
+	u.end()
+}
