@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -21,10 +22,14 @@ const (
 	opEcho     = 'e'
 )
 
-const requestSize = 9
+const requestSize = 17
 
-func request(op byte, size int64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{op}, uint64(size))
+func request(op byte, size int64) []byte { return requestFrom(op, size, 0) }
+
+// requestFrom asks for a part of the content.
+func requestFrom(op byte, size, from int64) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{op}, uint64(size))
+	return binary.BigEndian.AppendUint64(b, uint64(from))
 }
 
 // content returns size bytes that no one can compress or foretell from their
@@ -34,11 +39,26 @@ func content(size int64) io.Reader {
 }
 
 // contentSum returns the SHA-256 of content.
-func contentSum(size int64) (sum [32]byte) {
-	h := sha256.New()
-	_, _ = io.Copy(h, content(size)) // neither can fail
-	return [32]byte(h.Sum(nil))
+func contentSum(size int64) [sha256.Size]byte {
+	d := newDigest()
+	_, _ = io.Copy(d, content(size)) // neither can fail
+	return d.sum()
 }
+
+// A digest sums up what is written to it.
+type digest struct {
+	hash.Hash
+	n int64
+}
+
+func newDigest() *digest { return &digest{Hash: sha256.New()} }
+
+func (d *digest) Write(p []byte) (int, error) {
+	d.n += int64(len(p))
+	return d.Hash.Write(p)
+}
+
+func (d *digest) sum() [sha256.Size]byte { return [sha256.Size]byte(d.Hash.Sum(nil)) }
 
 // serve answers requests on the streams of l until it is closed.
 func serve(l net.Listener) {
@@ -59,10 +79,14 @@ func answer(s stream) error {
 	if _, err := io.ReadFull(s, req[:]); err != nil {
 		return err
 	}
-	size := int64(binary.BigEndian.Uint64(req[1:]))
+	size, from := int64(binary.BigEndian.Uint64(req[1:])), int64(binary.BigEndian.Uint64(req[9:]))
 	switch req[0] {
 	case opDownload:
-		if _, err := io.CopyBuffer(onlyWriter{s}, content(size), make([]byte, 256<<10)); err != nil {
+		all := content(from + size)
+		if _, err := io.CopyN(io.Discard, all, from); err != nil {
+			return err
+		}
+		if _, err := io.CopyBuffer(onlyWriter{s}, all, make([]byte, 256<<10)); err != nil {
 			return err
 		}
 	case opBulk:
@@ -75,11 +99,11 @@ func answer(s stream) error {
 			left -= int64(n)
 		}
 	case opUpload:
-		h := sha256.New()
-		if _, err := io.CopyN(h, s, size); err != nil {
+		d := newDigest()
+		if _, err := io.CopyN(d, s, size); err != nil {
 			return err
 		}
-		if _, err := s.Write(h.Sum(nil)); err != nil {
+		if _, err := s.Write(d.Sum(nil)); err != nil {
 			return err
 		}
 	case opEcho:
@@ -108,11 +132,11 @@ func download(s stream, size int64, arrived func(n int)) error {
 	if _, err := s.Write(request(opDownload, size)); err != nil {
 		return err
 	}
-	h := sha256.New()
-	if err := receive(s, size, h, arrived); err != nil {
+	d := newDigest()
+	if err := receive(s, size, d, arrived); err != nil {
 		return err
 	}
-	if [32]byte(h.Sum(nil)) != contentSum(size) {
+	if d.sum() != contentSum(size) {
 		return errDamaged
 	}
 	return nil

@@ -3,27 +3,67 @@ package lab
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
+	"net/netip"
 	"time"
 )
 
 // A bench has servers and clients of all transports in this process, which
-// talk over loopback.
+// talk over loopback, or over a network.
 type bench struct {
 	serverTLS, clientTLS *tls.Config
+	net                  *Network // nil: loopback
+	congestion           string   // of all TCP sockets; empty: the system's
 }
 
 func newBench() (*bench, error) {
 	server, client, err := newTLS()
-	return &bench{server, client}, err
+	return &bench{serverTLS: server, clientTLS: client}, err
 }
 
-func (b *bench) server() endpoint { return endpoint{tls: b.serverTLS.Clone()} }
-func (b *bench) client() endpoint { return endpoint{tls: b.clientTLS.Clone()} }
+// newNetBench has clients on the network's host "client" and servers on its
+// host "server". All TCP sockets use cubic, the congestion control that peers
+// are most likely to have.
+func newNetBench(t *Topology) (*bench, error) {
+	b, err := newBench()
+	if err != nil {
+		return nil, err
+	}
+	b.congestion = "cubic"
+	b.net, err = New(t)
+	return b, err
+}
 
-// serve starts the application over a transport on any port of loopback.
+func (b *bench) Close() error { return b.net.Close() }
+
+func (b *bench) server() endpoint { return b.endpoint("server", b.serverTLS) }
+func (b *bench) client() endpoint { return b.endpoint("client", b.clientTLS) }
+
+func (b *bench) endpoint(host string, cfg *tls.Config) endpoint {
+	e := endpoint{tls: cfg.Clone(), congestion: b.congestion}
+	if b.net != nil {
+		e.host = b.net.Host(host)
+	}
+	return e
+}
+
+// at returns the server's address: on which path, and of which family.
+func (b *bench) at(path int, v6 bool) netip.AddrPort {
+	return netip.AddrPortFrom(b.net.Links()[path].Addr("server", v6), netPort)
+}
+
+// netPort is that of servers in a network.
+const netPort = 4433
+
+// serve starts the application over a transport: on all addresses of the
+// server's host, or on any port of loopback.
 func (b *bench) serve(ctx context.Context, t transport, e endpoint) (*server, error) {
-	l, err := t.listen(ctx, "127.0.0.1:0", e)
+	address := "127.0.0.1:0"
+	if b.net != nil {
+		address = fmt.Sprintf("[::]:%d", netPort)
+	}
+	l, err := t.listen(ctx, address, e)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +99,9 @@ func (b *bench) visit(ctx context.Context, t transport, server, client endpoint,
 	}
 	v.closers.add(s)
 	addr := s.addr()
+	if b.net != nil {
+		addr = b.at(0, false).String()
+	}
 	if between != nil {
 		to, box, err := between(addr)
 		if err != nil {

@@ -150,6 +150,9 @@ func ratios(ours, base []float64) []float64 {
 func Experiments() []Experiment {
 	all := []Experiment{
 		features,
+		migrating,
+		failover,
+		aggregation,
 	}
 	slices.SortFunc(all, func(a, b Experiment) int { return cmp.Compare(a.Name, b.Name) })
 	return all

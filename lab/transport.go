@@ -46,12 +46,23 @@ var errOneStream = errors.New("the protocol has one stream a connection")
 
 // An endpoint is how one side of a transport is set up.
 type endpoint struct {
+	host       *Host // nil: this machine
 	tls        *tls.Config
 	congestion string        // of TCP sockets; empty: the system's
 	dialer     *tcpls.Dialer // what differs for TCPLS, its Config aside; may be nil
 	tcpls      tcpls.Config  // TLS and Congestion aside
 	quic       quic.Config
 	resolver   *net.Resolver // of a client, for TCP; nil: the system's
+	// accepted, if it isn't nil, sees each TCP connection of a server first.
+	accepted func(net.Conn)
+}
+
+// do calls f where the endpoint is.
+func (e endpoint) do(f func() error) error {
+	if e.host == nil {
+		return f()
+	}
+	return e.host.Do(f)
 }
 
 func (e endpoint) tcplsConfig() *tcpls.Config {
@@ -85,13 +96,39 @@ func transportNamed(name string) (transport, error) {
 func (e endpoint) listenTCP(ctx context.Context, address string, multipath bool) (net.Listener, error) {
 	lc := net.ListenConfig{Control: controlCongestion(e.congestion)}
 	lc.SetMultipathTCP(multipath) // Go's default is true
-	return lc.Listen(ctx, "tcp", address)
+	var l net.Listener
+	err := e.do(func() (err error) {
+		l, err = lc.Listen(ctx, "tcp", address)
+		return err
+	})
+	if err != nil || e.accepted == nil {
+		return l, err
+	}
+	return acceptor{l, e.accepted}, nil
+}
+
+// An acceptor shows the connections that it accepts.
+type acceptor struct {
+	net.Listener
+	accepted func(net.Conn)
+}
+
+func (a acceptor) Accept() (net.Conn, error) {
+	conn, err := a.Listener.Accept()
+	if err == nil {
+		a.accepted(conn)
+	}
+	return conn, err
 }
 
 func (e endpoint) dialTCP(ctx context.Context, address string, multipath bool) (net.Conn, error) {
 	d := net.Dialer{Control: controlCongestion(e.congestion), Resolver: e.resolver}
 	d.SetMultipathTCP(multipath)
-	conn, err := d.DialContext(ctx, "tcp", address)
+	var conn net.Conn
+	err := e.do(func() (err error) {
+		conn, err = d.DialContext(ctx, "tcp", address)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -169,12 +206,28 @@ func (e endpoint) dialTLS(ctx context.Context, address string, multipath bool) (
 
 // TCPLS
 
-func listenTCPLS(_ context.Context, address string, e endpoint) (net.Listener, error) {
-	l, err := tcpls.Listen("tcp", address, e.tcplsConfig())
+func listenTCPLS(ctx context.Context, address string, e endpoint) (net.Listener, error) {
+	l, err := e.listenTCPLS(ctx, address)
 	if err != nil {
 		return nil, err
 	}
 	return l.Streams(), nil
+}
+
+func (e endpoint) listenTCPLS(ctx context.Context, address string) (*tcpls.Listener, error) {
+	if e.tcpls.FastOpen { // which is set before the socket listens
+		var l *tcpls.Listener
+		err := e.do(func() (err error) {
+			l, err = tcpls.Listen("tcp", address, e.tcplsConfig())
+			return err
+		})
+		return l, err
+	}
+	inner, err := e.listenTCP(ctx, address, false)
+	if err != nil {
+		return nil, err
+	}
+	return tcpls.NewListener(inner, e.tcplsConfig())
 }
 
 func dialTCPLS(ctx context.Context, address string, e endpoint) (session, error) {
@@ -191,7 +244,12 @@ func (e endpoint) dialTCPLS(ctx context.Context, address string) (*tcpls.Session
 		d = new(tcpls.Dialer)
 	}
 	d.Config = e.tcplsConfig()
-	if e.resolver != nil {
+	switch {
+	case e.host != nil:
+		d.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+			return e.dialTCP(ctx, address, false)
+		}
+	case e.resolver != nil:
 		d.NetDialer = &net.Dialer{Resolver: e.resolver}
 	}
 	return d.Dial(ctx, "tcp", address)
@@ -213,19 +271,39 @@ func (e endpoint) quicTLS() *tls.Config {
 }
 
 func listenQUIC(_ context.Context, address string, e endpoint) (net.Listener, error) {
-	l, err := quic.ListenAddrEarly(address, e.quicTLS(), &e.quic)
+	at, err := net.ResolveUDPAddr("udp", address)
 	if err != nil {
 		return nil, err
 	}
+	socket, err := e.listenUDP(at)
+	if err != nil {
+		return nil, err
+	}
+	tr := &quic.Transport{Conn: socket}
+	l, err := tr.ListenEarly(e.quicTLS(), &e.quic)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
 	q := &quicListener{EarlyListener: l, streams: make(chan stream)}
+	q.below.add(socket)
+	q.below.add(tr)
 	q.ctx, q.stop = context.WithCancel(context.Background())
 	go q.accept()
 	return q, nil
 }
 
+func (e endpoint) listenUDP(at *net.UDPAddr) (socket *net.UDPConn, err error) {
+	err = e.do(func() (err error) {
+		socket, err = net.ListenUDP("udp", at)
+		return err
+	})
+	return socket, err
+}
+
 // A quicListener gives the streams of all connections.
 type quicListener struct {
 	*quic.EarlyListener
+	below   closeAll
 	streams chan stream
 	ctx     context.Context
 	stop    context.CancelFunc
@@ -264,7 +342,7 @@ func (l *quicListener) Accept() (net.Conn, error) {
 
 func (l *quicListener) Close() error {
 	l.stop()
-	return l.EarlyListener.Close()
+	return errors.Join(l.EarlyListener.Close(), l.below.Close())
 }
 
 func dialQUIC(ctx context.Context, address string, e endpoint) (session, error) {
@@ -282,7 +360,7 @@ func (e endpoint) dialQUIC(ctx context.Context, address string, dial func(*quic.
 	if err != nil {
 		return nil, err
 	}
-	socket, err := net.ListenUDP("udp", nil)
+	socket, err := e.listenUDP(nil)
 	if err != nil {
 		return nil, err
 	}
