@@ -57,6 +57,7 @@ func (p *Path) Close(ctx context.Context) error {
 	if !s.drain(p) {
 		return nil // it is over already
 	}
+	s.vacate(p)
 	p.sealAlert(levelWarning, alertCloseNotify)
 	s.resendLost() // what p was about to send again
 	s.mu.Lock()
@@ -87,6 +88,14 @@ func (s *Session) Migrate(ctx context.Context, spec PathSpec) (*Path, error) {
 	return p, old.Close(ctx)
 }
 
+// vacate leaves p, which drains, where it has become the main path in the moment
+// in which it was closed.
+func (s *Session) vacate(p *Path) {
+	if next := s.best(p); next != nil && p == s.path() {
+		s.switchTo(next, false)
+	}
+}
+
 // drain makes p a path on which only the end is still to come, and bounds how
 // long that takes. It reports false if it was one before.
 func (s *Session) drain(p *Path) bool {
@@ -112,13 +121,14 @@ func (s *Session) drain(p *Path) bool {
 func (s *Session) peerClosedPath(p *Path) {
 	next := s.best(p)
 	if next == nil && p == s.path() {
-		p.fail(errors.New("peer closed its last path but not the session"))
+		p.fail(errLastClosed)
 		return
 	}
 	if p == s.path() {
 		s.switchTo(next, false)
 	}
 	s.drain(p)
+	s.vacate(p)
 	p.sealAlert(levelWarning, alertCloseNotify)
 	s.resendLost() // what p was about to send again
 	<-p.outDone    // all of it is written, or it has failed meanwhile
@@ -131,5 +141,8 @@ func (s *Session) peerClosedPath(p *Path) {
 	if closed {
 		s.log.Info("path closed", "path", p.id)
 		s.watchers.tell(Event{Kind: EventPathClosed, Path: p})
+		s.reroute(&PathError{Path: p.ID(), Op: "read", Err: errLastClosed}) // the others may have failed meanwhile
 	}
 }
+
+var errLastClosed = errors.New("peer closed its last path but not the session")

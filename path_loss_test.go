@@ -219,6 +219,35 @@ func TestCloseWhilePathFails(t *testing.T) {
 	})
 }
 
+// A path that is used again while it waits to be closed is left once more, and
+// what is written doesn't wait for its end.
+func TestUseWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, func(client, server *Config) { client.Mode = ModeAggregate })
+		st, peer := openStream(t, w.client, w.server)
+		first, next := w.client.path(), w.addPath(t)
+		w.client.mu.Lock()
+		next.confirmed = false
+		w.client.mu.Unlock()
+		closed := begun(func() error { return first.Close(t.Context()) })
+		synctest.Wait()
+		if err := first.Use(); err != nil {
+			t.Fatal(err)
+		}
+		next.confirm()
+		synctest.Wait()
+		if w.client.path() == first {
+			t.Error("a path that is being closed is in use")
+		}
+		want := testBytes(1, 1<<20)
+		mustWrite(t, st, want)
+		wantRead(t, "over the other path", peer, want)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // An end that gives up a path while the other closes it in peace says so, and
 // gets what it hasn't read there on another one (protocol 9.8).
 func TestCloseGivenUp(t *testing.T) {

@@ -236,6 +236,7 @@ func (p *Path) sealAlert(level, description byte) {
 	}
 	if p.held { // between two keys: the end of the connection must do
 		p.endDue = true
+		p.gone.Store(true)
 		p.flush()
 		return
 	}
