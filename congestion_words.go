@@ -44,8 +44,9 @@ const (
 	ccPiece = 1024
 	// ccWindow bounds the bytes of the control context that may be
 	// unacknowledged for another piece to be sent, so that an object never
-	// stands in the way of other words.
-	ccWindow = 8 << 10
+	// stands in the way of other words. Acknowledgements may lie behind what
+	// a slow path has in its socket, so it is as large as most objects.
+	ccWindow = maxControl / 2
 )
 
 // appendCC appends what is due: at most one frame of each sort, and a piece of

@@ -1,4 +1,4 @@
-package bpfcc
+package bpfcc_test
 
 import (
 	"bytes"
@@ -19,11 +19,12 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls"
+	"github.com/go-tcpls/tcpls/bpfcc"
 )
 
 // newTestConfigs returns the configurations of a client that takes congestion
 // controls, and of its server.
-func newTestConfigs(t *testing.T, host *Host) (client, server *tcpls.Config) {
+func newTestConfigs(t *testing.T, host *bpfcc.Host) (client, server *tcpls.Config) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -54,27 +55,21 @@ func pair(t *testing.T, client, server *tcpls.Config) (c, s *tcpls.Session) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.Dial("tcp", ln.Addr().String())
+	return connect(t, &tcpls.Dialer{Config: client}, ln, server)
+}
+
+// connect is pair for a dialer that reaches a listener.
+func connect(t *testing.T, d *tcpls.Dialer, ln net.Listener, server *tcpls.Config) (c, s *tcpls.Session) {
+	t.Helper()
+	l, err := tcpls.NewListener(ln, server)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return over(t, conn, ln, client, server)
-}
-
-// over is pair for a connection that exists, and waits at ln.
-func over(t *testing.T, conn net.Conn, ln net.Listener, client, server *tcpls.Config) (c, s *tcpls.Session) {
-	t.Helper()
-	defer ln.Close()
-	accepted := make(chan error, 1)
-	go func() {
-		conn, err := ln.Accept()
-		if err == nil {
-			s, err = tcpls.Server(t.Context(), conn, server)
-		}
-		accepted <- err
-	}()
-	c, err := tcpls.Client(t.Context(), conn, client)
-	if err = errors.Join(err, <-accepted); err != nil {
+	t.Cleanup(func() { _ = l.Close() })
+	if c, err = d.Dial(t.Context(), "tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = l.Accept(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -159,14 +154,14 @@ func (u *upload) more(t *testing.T, n int64) {
 // the other, and taken back; nothing of them is left.
 func TestSwitch(t *testing.T) {
 	needKernel(t)
-	clientConfig, serverConfig := newTestConfigs(t, new(Host))
+	clientConfig, serverConfig := newTestConfigs(t, new(bpfcc.Host))
 	c, s := pair(t, clientConfig, serverConfig)
 	u := startUpload(t, c, s)
 	path := c.Paths()[0]
 	before := path.Stats().Congestion
 	u.more(t, 1<<20)
 	var last string
-	for _, offer := range []tcpls.CCOffer{Bandwidth(), Scalable()} {
+	for _, offer := range []tcpls.CCOffer{bpfcc.Bandwidth(), bpfcc.Scalable()} {
 		if err := s.OfferCC(t.Context(), offer); err != nil {
 			t.Fatalf("%s: %v", offer.Name, err)
 		}
@@ -196,18 +191,21 @@ func TestSwitch(t *testing.T) {
 // A congestion control ends with its session.
 func TestEndOfSession(t *testing.T) {
 	needKernel(t)
-	host := new(Host)
+	host := &bpfcc.Host{MaxLoaded: 1}
 	clientConfig, serverConfig := newTestConfigs(t, host)
 	c, s := pair(t, clientConfig, serverConfig)
-	if err := s.OfferCC(t.Context(), Scalable()); err != nil {
+	if err := s.OfferCC(t.Context(), bpfcc.Scalable()); err != nil {
 		t.Fatal(err)
 	}
 	name := c.Paths()[0].Stats().Congestion
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	if slices.Contains(available(t), name) || host.loaded != 0 {
-		t.Errorf("the kernel still knows %s, and %d count as loaded", name, host.loaded)
+	if slices.Contains(available(t), name) {
+		t.Errorf("the kernel still knows %s", name)
+	}
+	if err := host.Check(bpfcc.Scalable()); err != nil {
+		t.Errorf("it still counts as loaded: %v", err)
 	}
 }
 
@@ -215,7 +213,7 @@ func TestEndOfSession(t *testing.T) {
 // that doesn't mind.
 func TestRefusedInSession(t *testing.T) {
 	needKernel(t)
-	host := &Host{MaxObject: 20 << 10}
+	host := &bpfcc.Host{MaxObject: 20 << 10, MaxLoaded: 1}
 	clientConfig, serverConfig := newTestConfigs(t, host)
 	c, s := pair(t, clientConfig, serverConfig)
 	u := startUpload(t, c, s)
@@ -239,8 +237,11 @@ func TestRefusedInSession(t *testing.T) {
 		}
 		u.more(t, 1<<20)
 	}
-	if name := c.Paths()[0].Stats().Congestion; name != before || host.loaded != 0 {
-		t.Errorf("the path uses %q, and %d count as loaded", name, host.loaded)
+	if name := c.Paths()[0].Stats().Congestion; name != before {
+		t.Errorf("the path uses %q", name)
+	}
+	if err := host.Check(bpfcc.Scalable()); err != nil {
+		t.Errorf("one still counts as loaded: %v", err)
 	}
 	u.end()
 }
@@ -252,23 +253,9 @@ func TestStalled(t *testing.T) {
 	needKernel(t)
 	for _, test := range []struct{ file, reason string }{{"testdata/zero.o", "window is 0"}, {"testdata/stall.o", "wait"}} {
 		t.Run(test.file, func(t *testing.T) {
-			clientConfig, serverConfig := newTestConfigs(t, new(Host))
+			clientConfig, serverConfig := newTestConfigs(t, new(bpfcc.Host))
 			clientConfig.PathTimeout = time.Minute // the judge is to find it, not the path's watch
-			ln, err := tcpls.Listen("tcp", "127.0.0.1:0", serverConfig)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ln.Close()
-			c, err := tcpls.Dial(t.Context(), "tcp", ln.Addr().String(), clientConfig)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			s, err := ln.Accept(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
+			c, s := pair(t, clientConfig, serverConfig)
 			ended := make(chan tcpls.Event, 1)
 			go func() {
 				for e := range s.Events(t.Context()) {
@@ -279,7 +266,7 @@ func TestStalled(t *testing.T) {
 			}()
 			u := startUpload(t, c, s)
 			u.more(t, 1<<20)
-			err = s.OfferCC(t.Context(), tcpls.CCOffer{Name: "harm", Object: newTestObject(t, test.file)})
+			err := s.OfferCC(t.Context(), tcpls.CCOffer{Name: "harm", Object: newTestObject(t, test.file)})
 			if err == nil {
 				err = (<-ended).Err
 			}
@@ -301,24 +288,24 @@ func TestStalled(t *testing.T) {
 // Both ends may send one to the other.
 func TestBothWays(t *testing.T) {
 	needKernel(t)
-	host := new(Host)
+	host := new(bpfcc.Host)
 	clientConfig, serverConfig := newTestConfigs(t, host)
 	serverConfig.CCHost = host
 	refuse := errors.New("only its author's")
 	serverConfig.AcceptCC = func(_ *tcpls.Session, o tcpls.CCOffer) error {
-		if o.Hash != sha256.Sum256(Scalable().Object) {
+		if o.Hash != sha256.Sum256(bpfcc.Scalable().Object) {
 			return refuse
 		}
 		return nil
 	}
 	c, s := pair(t, clientConfig, serverConfig)
-	if err := errors.Join(s.OfferCC(t.Context(), Bandwidth()), c.OfferCC(t.Context(), Scalable())); err != nil {
+	if err := errors.Join(s.OfferCC(t.Context(), bpfcc.Bandwidth()), c.OfferCC(t.Context(), bpfcc.Scalable())); err != nil {
 		t.Fatal(err)
 	}
 	if a, b := c.Paths()[0].Stats().Congestion, s.Paths()[0].Stats().Congestion; a == b || !strings.HasPrefix(a, "tcpls_") || !strings.HasPrefix(b, "tcpls_") {
 		t.Errorf("the client uses %q and the server %q", a, b)
 	}
-	err := c.OfferCC(t.Context(), Bandwidth())
+	err := c.OfferCC(t.Context(), bpfcc.Bandwidth())
 	if !errors.Is(err, &tcpls.CCError{Code: tcpls.CCNotAllowed}) || !strings.Contains(err.Error(), refuse.Error()) {
 		t.Errorf("another one than is allowed: %v", err)
 	}
