@@ -43,7 +43,7 @@ func (t *tool) check(ctx context.Context, f *clientFlags, peer string, asJSON bo
 	if err != nil {
 		return err
 	}
-	r := &report{Address: to.address, Refused: []string{}}
+	r := &report{Address: to.address, Refused: []string{}, Machine: examineCC()}
 	err = t.examine(ctx, f, to, r)
 	switch {
 	case err != nil:

@@ -24,6 +24,7 @@ type clientFlags struct {
 	requireTCPLS bool
 	timeout      time.Duration
 	options      peerOptions
+	acceptCC     bool      // of get and put
 	paths        pathSpecs // of get and put
 	mode         pathMode  // likewise
 }
@@ -67,6 +68,7 @@ func (f *clientFlags) config(t *tool, to target, protocols ...string) (*tcpls.Co
 	if f.requireTCPLS {
 		c.Fallback = tcpls.FallbackRefuse
 	}
+	f.takeCC(t, to, c)
 	return c, nil
 }
 

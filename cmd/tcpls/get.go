@@ -41,6 +41,7 @@ that ends in a slash prints the folder's listing.`,
 	}
 	f.clientFlags.register(cmd)
 	f.paths.register(cmd, &f.mode)
+	f.registerCC(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&f.output, "output", "o", "", "save as this `file`, or in this folder; - is standard output")
 	flags.BoolVarP(&f.force, "force", "f", false, "replace files that are there already")

@@ -185,6 +185,13 @@ func eventText(e tcpls.Event) string {
 		switch e.Kind {
 		case tcpls.EventNoPath:
 			return "no path is left, looking for another one: " + cause(e.Err)
+		case tcpls.EventCCLoaded:
+			return "a congestion control of the server is in use"
+		case tcpls.EventCCEnded:
+			if e.Err == nil {
+				return "the server has taken its congestion control back"
+			}
+			return "the server's congestion control was switched back: " + ccReason(e.Err)
 		case tcpls.EventMissed:
 			return "more has happened to the paths than can be told"
 		}

@@ -35,6 +35,7 @@ in a slash is the folder for the files; else it is the one file's new name.`,
 	}
 	f.clientFlags.register(cmd)
 	f.paths.register(cmd, &f.mode)
+	f.registerCC(cmd)
 	cmd.Flags().IntVar(&f.parallel, "parallel", 4, "how many files at once")
 	return cmd
 }

@@ -28,6 +28,7 @@ type report struct {
 	Certificate *certificate `json:"certificate,omitempty"`
 	Takes       []string     `json:"tcp_options,omitempty"`  // those that the server can set
 	Options     []peerOption `json:"peer_options,omitempty"` // what came of --peer-opt
+	Machine     *ccReport    `json:"congestion_control"`     // what this machine could take
 	Timings     timings      `json:"timings_ms"`
 	Refused     []string     `json:"refused"` // what the server didn't take, and why
 	Error       string       `json:"error,omitempty"`
@@ -172,6 +173,7 @@ func (r *report) print(w io.Writer) error {
 			row("", "%v", o)
 		}
 	}
+	row("this machine", "%v", r.Machine)
 	if text := r.Timings.String(); text != "" {
 		row("timings", "%s", text)
 	}

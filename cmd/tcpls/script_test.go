@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/go-tcpls/tcpls/bpfcc"
 )
 
 func TestMain(m *testing.M) {
@@ -42,6 +44,10 @@ func TestMain(m *testing.M) {
 //	spoil FILE                        change the first byte
 //	certificate CERT KEY NAME...      a certificate and its key
 func TestScripts(t *testing.T) {
+	objects, err := filepath.Abs("../../bpfcc") // $OBJECTS
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -50,10 +56,11 @@ func TestScripts(t *testing.T) {
 			env.Values[processesKey{}] = make(processes)
 			env.Values[serversKey{}] = make(map[string]*testServer)
 			env.Setenv("SSLKEYLOGFILE", "")
+			env.Setenv("OBJECTS", objects)
 			env.Setenv("GORACE", quickExit)
 			return nil
 		},
-		Condition: hasProgram,
+		Condition: condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start":       cmdStart,
 			"end":         func(ts *testscript.TestScript, _ bool, args []string) { cmdEnd(ts, args, nil) },
@@ -71,9 +78,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// hasProgram is for [program:NAME]. Where everything is supposed to be
-// installed, a missing program is a failure.
-func hasProgram(condition string) (bool, error) {
+// condition is for [program:NAME], and for [bpf], where the kernel takes
+// congestion controls. Where everything is supposed to be there, what is missing is
+// a failure.
+func condition(condition string) (bool, error) {
+	if condition == "bpf" {
+		err := bpfcc.Supported()
+		if err != nil && os.Getenv("CI") == "true" {
+			return false, err
+		}
+		return err == nil, nil
+	}
 	name, ok := strings.CutPrefix(condition, "program:")
 	if !ok {
 		return false, fmt.Errorf("unknown condition %q", condition)

@@ -26,6 +26,7 @@ type serveFlags struct {
 	putLimit     size
 	hidden       bool
 	requireTCPLS bool
+	offerCC      string
 }
 
 // Times of the HTTP server.
@@ -57,10 +58,15 @@ symbolic link, leads out of the folder. An interrupt lets transfers end.`,
 	flags.Var(&f.putLimit, "put-limit", "bytes that uploads may bring in this run, all together")
 	flags.BoolVar(&f.hidden, "hidden", false, "also serve names that begin with a dot")
 	flags.BoolVar(&f.requireTCPLS, "require-tcpls", false, "refuse browsers, curl and other plain TLS clients")
+	flags.StringVar(&f.offerCC, "offer-cc", "", "offer clients a congestion control, compiled from eBPF in `file` (ELF), for what they send")
 	return cmd
 }
 
 func (t *tool) serve(ctx context.Context, f *serveFlags, args []string) error {
+	offer, err := readCC(f.offerCC)
+	if err != nil {
+		return err
+	}
 	files, err := t.openFiles(f, args)
 	if err != nil {
 		return err
@@ -86,7 +92,7 @@ func (t *tool) serve(ctx context.Context, f *serveFlags, args []string) error {
 	t.say("or open https://%s/%s in a browser", here.address, (here.request()).Path[1:])
 	server := &http.Server{
 		Handler:           files,
-		ConnContext:       t.greet,
+		ConnContext:       t.greeter(offer),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
@@ -199,6 +205,17 @@ func (t *tool) serveUntil(ctx context.Context, server *http.Server, ln *tcpls.Li
 }
 
 type contextKey struct{}
+
+// greeter is greet, which also makes each session an offer.
+func (t *tool) greeter(offer *tcpls.CCOffer) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, c net.Conn) context.Context {
+		ctx = t.greet(ctx, c)
+		if s, ok := c.(*tcpls.Stream); ok && offer != nil && s.ID() <= 1 && isTCPLS(ctx) {
+			go t.offerCC(s.Session(), *offer)
+		}
+		return ctx
+	}
+}
 
 // greet notes what a request comes over, and reports a client's first stream.
 func (t *tool) greet(ctx context.Context, c net.Conn) context.Context {
