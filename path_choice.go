@@ -49,7 +49,7 @@ func (p *Path) SetBackup(backup bool) {
 	s.hurry()
 	s.mu.Unlock()
 	p.sayStatus()
-	s.gate.wake()
+	s.pathsChanged()
 }
 
 // Weight returns the path's weight: this end's, the peer's where this end has
@@ -72,7 +72,7 @@ func (p *Path) SetWeight(weight int) error {
 	}
 	if p.rank.weight.Swap(int32(weight)) != int32(weight) {
 		p.sayStatus()
-		p.sess.gate.wake()
+		p.sess.pathsChanged()
 	}
 	return nil
 }
@@ -95,14 +95,17 @@ func (p *Path) sayStatus() {
 
 // ranked acts on PATH_STATUS.
 func (p *Path) ranked(backup bool, weight int) {
-	p.rank.peerWeight.Store(int32(weight))
-	if p.rank.peer.Swap(backup) == backup {
-		return
-	}
 	s := p.sess
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hurry()
+	reweighed := p.rank.peerWeight.Swap(int32(weight)) != int32(weight)
+	reranked := p.rank.peer.Swap(backup) != backup
+	if reranked {
+		s.mu.Lock()
+		s.hurry()
+		s.mu.Unlock()
+	}
+	if reranked || reweighed {
+		go s.pathsChanged() // not under inMu
+	}
 }
 
 // hurry has all paths looked at soon. The caller holds mu.

@@ -106,7 +106,7 @@ func (s *Session) drain(p *Path) bool {
 	}
 	p.state = PathDraining
 	p.leaving.Store(true)
-	go s.gate.wake() // who waits for it had better go elsewhere
+	go s.pathsChanged() // who waits for it had better go elsewhere
 	if p.watch.timer != nil {
 		p.watch.timer.Stop()
 	}

@@ -82,7 +82,7 @@ func (s *Session) addPath(p *Path, read []byte) error {
 		p.kick()
 	}
 	s.reroute(nil)
-	s.gate.wake()
+	s.pathsChanged()
 	return nil
 }
 
@@ -174,7 +174,7 @@ func (s *Session) suspect(p *Path) {
 	p.suspected.Store(true)
 	p.lost.Store(true)
 	p.retryOften(true)
-	s.gate.wake() // who waits for it had better go elsewhere
+	s.pathsChanged() // who waits for it had better go elsewhere
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
 	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
 	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
@@ -213,7 +213,7 @@ func (s *Session) revive(p *Path) {
 	s.recovered()
 	s.mu.Unlock()
 	p.retryOften(false)
-	s.gate.wake()
+	s.pathsChanged()
 	s.log.Info("path answers again", "path", p.id)
 	s.watchers.tell(Event{Kind: EventPathRecovered, Path: p})
 	s.reroute(nil)
@@ -270,7 +270,7 @@ func (s *Session) goOn(p *Path, err error) {
 		return
 	}
 	s.log.Warn("path failed", "path", p.id, "error", err)
-	s.gate.wake()
+	s.pathsChanged()
 	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
 	s.reroute(err)
 	// A change of the main path that was under way may have passed some of them

@@ -81,7 +81,21 @@ func (s *Session) SetScheduler(x sched.Scheduler) {
 		return
 	}
 	s.usePolicy(s.manner().mode, x)
+	s.pathsChanged()
+}
+
+// pathsChanged lets streams that wait for a path look for another one. The
+// caller holds no lock.
+func (s *Session) pathsChanged() {
 	s.gate.wake()
+	if s.manner().mode != ModePinned {
+		return
+	}
+	for _, st := range s.openStreams() {
+		st.sendMu.Lock()
+		st.sendCond.Broadcast()
+		st.sendMu.Unlock()
+	}
 }
 
 // takeMode follows the peer's wish where the application has none.

@@ -175,12 +175,14 @@ func (s *Stream) write(p []byte) (n int, err error) {
 // stream's usual one if that is nil. It waits if it has to, and returns 0 when
 // it is time to try again. The caller holds sendMu, which is free meanwhile.
 func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
+	if !s.sealing {
+		s.allot()
+	}
 	room := s.credit - s.sent
 	if room == 0 || s.sealing || s.blocked() {
 		s.sess.wait(&s.sendCond)
 		return 0, nil, nil
 	}
-	s.allot()
 	g := &s.sess.gate
 	n = int(min(uint64(n), room, maxBatch))
 	if s.pinned() == nil && s.sess.spreads() {
