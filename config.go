@@ -167,6 +167,9 @@ type Config struct {
 	// Default: off.
 	FastOpen bool
 
+	// Hooks are called when something happens to a session. Default: none.
+	Hooks *Hooks
+
 	// Logger receives what a person who runs the program would want to know.
 	// Secrets and application data are never logged. Default: silence.
 	Logger *slog.Logger

@@ -262,7 +262,7 @@ func (s *Session) receiveAnswerCC(f *wire.Frame) error {
 	default:
 		own.err = &CCError{Code: CCCode(f.Code), Reason: string(f.Reason), Remote: true}
 		if own.phase == ccLoaded {
-			s.watchers.tell(Event{Kind: EventCCEnded, Err: own.err})
+			s.tellSoon(Event{Kind: EventCCEnded, Err: own.err})
 		}
 		own.phase = ccOver
 		s.control.say(func(c *control) { c.cc.program.object = nil })

@@ -198,7 +198,7 @@ func (s *Session) attend(u *ccUse, at time.Time) {
 	s.mu.Unlock()
 	if u.program != nil && (u.id != id || phase != ccLoaded) {
 		u.end()
-		s.watchers.tell(Event{Kind: EventCCEnded})
+		s.tellSoon(Event{Kind: EventCCEnded})
 	}
 	switch phase {
 	case ccOffered:
@@ -265,7 +265,7 @@ func (s *Session) loadCC(u *ccUse, id uint64, o CCOffer) {
 	}
 	if s.advance(id, ccComplete, ccLoaded, answerCC{state: wire.ProgramLoaded}) {
 		s.log.Info("congestion control of the peer in use", "name", o.Name, "as", u.program.Name(), "sha256", fmt.Sprintf("%x", o.Hash))
-		s.watchers.tell(Event{Kind: EventCCLoaded})
+		s.tellSoon(Event{Kind: EventCCLoaded})
 	} // else it was withdrawn meanwhile, and hostCC was told
 }
 
@@ -275,7 +275,7 @@ func (s *Session) endCC(id uint64, why error) {
 	a := refusal(why, CCUnsupported)
 	a.state = wire.ProgramEnded
 	if s.advance(id, ccLoaded, ccOver, a) {
-		s.watchers.tell(Event{Kind: EventCCEnded, Err: why})
+		s.tellSoon(Event{Kind: EventCCEnded, Err: why})
 	}
 }
 

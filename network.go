@@ -156,7 +156,7 @@ func (s *Session) networkChanged(gone map[netip.Addr]error) {
 			s.giveUp(p, &PathError{Path: p.ID(), Op: "network", Err: err})
 		}
 	}
-	s.watchers.tell(Event{Kind: EventNetwork})
+	s.tellSoon(Event{Kind: EventNetwork})
 }
 
 // local is the address of our end where it is one of the machine's network, else

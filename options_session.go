@@ -134,7 +134,7 @@ func (s *Session) optionAnswered(f *wire.Frame) error {
 	r.answered = true
 	s.cond.Broadcast()
 	if r.first {
-		s.watchers.tell(Event{Kind: EventPeerTCPOption, Option: r.option, Err: r.err})
+		s.tellSoon(Event{Kind: EventPeerTCPOption, Option: r.option, Err: r.err})
 	}
 	return nil
 }
@@ -309,7 +309,7 @@ func (s *Session) tellOption(p *Path, o TCPOption, err error) {
 	default:
 		s.log.Info("TCP option set for the peer", "option", o, "path", p.id)
 	}
-	s.watchers.tell(Event{Kind: EventTCPOption, Path: p, Option: o, Err: err})
+	s.tellSoon(Event{Kind: EventTCPOption, Path: p, Option: o, Err: err})
 }
 
 // An optionAnswer is what the control context says of a request.

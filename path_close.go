@@ -140,7 +140,7 @@ func (s *Session) peerClosedPath(p *Path) {
 	s.mu.Unlock()
 	if closed {
 		s.log.Info("path closed", "path", p.id)
-		s.watchers.tell(Event{Kind: EventPathClosed, Path: p})
+		s.tell(Event{Kind: EventPathClosed, Path: p})
 		s.reroute(&PathError{Path: p.ID(), Op: "read", Err: errLastClosed}) // the others may have failed meanwhile
 	}
 }

@@ -61,6 +61,9 @@ func testReliabilityPaths(t *testing.T, seed uint64) {
 		}
 		for _, c := range []*Config{client, server} {
 			c.Mode, c.Scheduler = Mode(r.IntN(int(ModePinned)+1)), randomScheduler(r)
+			if r.IntN(2) == 0 {
+				c.Hooks = new(diary).hooks()
+			}
 			c.RekeyAfter = 20 + r.IntN(400)
 			c.StreamRecvWindow = 64<<10 + r.IntN(1<<20)
 			c.SessionRecvWindow = c.StreamRecvWindow + r.IntN(1<<20)

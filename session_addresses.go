@@ -170,7 +170,7 @@ func (s *Session) receiveAddress(f *wire.Frame) error {
 	default:
 		a.known, a.last = append(a.known, f.Address), id
 	}
-	s.watchers.tell(Event{Kind: EventAddresses})
+	s.tellSoon(Event{Kind: EventAddresses})
 	return nil
 }
 

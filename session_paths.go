@@ -74,7 +74,7 @@ func (s *Session) addPath(p *Path, read []byte) error {
 		s.pathFailed(surplus, &PathError{Path: surplus.ID(), Op: "read", Err: ErrPathSilent})
 	}
 	s.log.Info("path joined", "path", p.id, "local", p.LocalAddr(), "remote", p.RemoteAddr())
-	s.watchers.tell(Event{Kind: EventPathJoined, Path: p})
+	s.tell(Event{Kind: EventPathJoined, Path: p})
 	s.signalCC()
 	go p.readLoop(read)
 	if !s.client { // confirms the path to the client
@@ -104,11 +104,19 @@ func (s *Session) surplus() (oldest *Path) {
 // switchTo makes to the main path. lost tells that what the old one was given
 // may not arrive.
 func (s *Session) switchTo(to *Path, lost bool) {
+	if s.change(to, lost) {
+		s.hook(Event{Kind: EventMainPath, Path: to})
+	}
+}
+
+// change is switchTo but for the hooks. It reports whether to is the main path
+// now and wasn't before.
+func (s *Session) change(to *Path, lost bool) bool {
 	s.switchMu.Lock()
 	defer s.switchMu.Unlock()
 	from := s.path()
 	if from == to || s.ended() {
-		return
+		return false
 	}
 	if lost {
 		from.lost.Store(true)
@@ -118,7 +126,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	s.gate.use(to)
 	if err := s.control.take(to); err != nil {
 		s.end(err)
-		return
+		return false
 	}
 	streams := s.openStreams()
 	s.words.restate(streams)
@@ -134,6 +142,7 @@ func (s *Session) switchTo(to *Path, lost bool) {
 	if to.State() != PathActive { // it failed before it was the main path
 		go s.reroute(&PathError{Path: to.ID(), Op: "use", Err: ErrPathSilent})
 	}
+	return true
 }
 
 // streams lists the streams that haven't ended. The caller holds mu.
@@ -176,7 +185,7 @@ func (s *Session) suspect(p *Path) {
 	p.retryOften(true)
 	s.pathsChanged() // who waits for it had better go elsewhere
 	s.log.Warn("path is silent", "path", p.id, "unacknowledged", s.gate.unacknowledged())
-	s.watchers.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
+	s.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
 	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
 	s.resendLost() // what a change that was under way has passed by
 }
@@ -215,7 +224,7 @@ func (s *Session) revive(p *Path) {
 	p.retryOften(false)
 	s.pathsChanged()
 	s.log.Info("path answers again", "path", p.id)
-	s.watchers.tell(Event{Kind: EventPathRecovered, Path: p})
+	s.tell(Event{Kind: EventPathRecovered, Path: p})
 	s.reroute(nil)
 }
 
@@ -271,7 +280,7 @@ func (s *Session) goOn(p *Path, err error) {
 	}
 	s.log.Warn("path failed", "path", p.id, "error", err)
 	s.pathsChanged()
-	s.watchers.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
+	s.tell(Event{Kind: EventPathFailed, Path: p, Err: err})
 	s.reroute(err)
 	// A change of the main path that was under way may have passed some of them
 	// by, before it was known that p is lost.
@@ -346,14 +355,16 @@ func (s *Session) stranded(err error) {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.ended() || s.rescue.cancel != nil || s.anyActive() {
+		s.mu.Unlock()
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReconnectFor)
 	s.rescue.cancel = cancel
 	s.log.Warn("no path is left", "error", err, "for", s.cfg.ReconnectFor)
 	s.watchers.tell(Event{Kind: EventNoPath, Err: err})
+	s.mu.Unlock()
+	s.hook(Event{Kind: EventNoPath, Err: err})
 	context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			s.end(err)

@@ -42,6 +42,15 @@ func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
 	}
 	stop := context.AfterFunc(ctx, s.broadcast)
 	defer stop()
+	st, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.handOut(st), nil
+}
+
+// open makes a stream of this end, once the peer allows another one.
+func (s *Session) open(ctx context.Context) (*Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -78,6 +87,15 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 	}
 	stop := context.AfterFunc(ctx, s.broadcast)
 	defer stop()
+	st, err := s.nextPending(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.handOut(st), nil
+}
+
+// nextPending waits for a stream that nobody has accepted yet.
+func (s *Session) nextPending(ctx context.Context) (*Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {

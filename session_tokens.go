@@ -91,7 +91,7 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	}
 	if n := len(a.Addresses); n > 0 {
 		s.addresses = addresses{a.Addresses, a.Addresses[n-1].ID}
-		s.watchers.tell(Event{Kind: EventAddresses})
+		s.tellSoon(Event{Kind: EventAddresses})
 	}
 	_ = s.takeOptions(&a.Parameters) // the first ones, and no more than may be: it can't fail
 }

@@ -1,0 +1,107 @@
+package tcpls
+
+import "context"
+
+// Hooks are functions that a session calls when something happens to it. Any of
+// them may be nil. Unlike Session.Events, which tells what has happened, a hook
+// is called at once by the goroutine that met the event, and that goroutine goes
+// on when it returns. So it should be quick, and must not wait for the session:
+// Session.Close, Path.Close, Migrate and the like, and Reads and Writes, belong
+// on goroutines of their own. No lock of the session is held meanwhile: all that
+// doesn't wait may be called. Hooks of one session may be called at the same
+// time. A peer that doesn't speak TCPLS causes no calls.
+type Hooks struct {
+	// PathJoined is called before anything is received on a further path.
+	PathJoined func(s *Session, p *Path)
+	// PathSuspect is called when the peer is silent on a path, before another
+	// one takes over.
+	PathSuspect func(s *Session, p *Path)
+	// PathRecovered is called when something has arrived on a suspect path.
+	PathRecovered func(s *Session, p *Path)
+	// PathFailed is called when a path has broken, before what it carried is sent
+	// again elsewhere.
+	PathFailed func(s *Session, p *Path, err error)
+	// PathClosed is called when a path was closed by either end.
+	PathClosed func(s *Session, p *Path)
+	// MainPath is called when another path has taken over.
+	MainPath func(s *Session, p *Path)
+	// NoPath is called when no path is left, before the session looks for one;
+	// err tells why the last one is gone.
+	NoPath func(s *Session, err error)
+	// StreamOpened is called before OpenStream or AcceptStream returns the
+	// stream.
+	StreamOpened func(st *Stream)
+	// StreamClosed is called when both directions of the stream have ended, or
+	// the session has, on a goroutine of its own.
+	StreamClosed func(st *Stream)
+	// Event is called for every event, after the function above for its kind.
+	// Events of the network and of what the peer says or asks for come on
+	// goroutines of their own.
+	Event func(s *Session, e Event)
+}
+
+// tell lets everybody know of an event. The caller holds no lock.
+func (s *Session) tell(e Event) {
+	s.watchers.tell(e)
+	s.hook(e)
+}
+
+// tellSoon is tell for who may hold locks.
+func (s *Session) tellSoon(e Event) {
+	s.watchers.tell(e)
+	if s.cfg.Hooks != nil {
+		go s.hook(e)
+	}
+}
+
+// hook calls the functions for an event. The caller holds no lock.
+func (s *Session) hook(e Event) {
+	h := s.cfg.Hooks
+	if h == nil {
+		return
+	}
+	path := func(f func(*Session, *Path)) {
+		if f != nil {
+			f(s, e.Path)
+		}
+	}
+	switch e.Kind {
+	case EventPathJoined:
+		path(h.PathJoined)
+	case EventPathSuspect:
+		path(h.PathSuspect)
+	case EventPathRecovered:
+		path(h.PathRecovered)
+	case EventPathClosed:
+		path(h.PathClosed)
+	case EventMainPath:
+		path(h.MainPath)
+	case EventPathFailed:
+		if h.PathFailed != nil {
+			h.PathFailed(s, e.Path, e.Err)
+		}
+	case EventNoPath:
+		if h.NoPath != nil {
+			h.NoPath(s, e.Err)
+		}
+	}
+	if h.Event != nil {
+		h.Event(s, e)
+	}
+}
+
+// handOut calls the hooks of a stream that the application gets. The caller
+// holds no lock.
+func (s *Session) handOut(st *Stream) *Stream {
+	h := s.cfg.Hooks
+	if h == nil {
+		return st
+	}
+	if h.StreamClosed != nil {
+		context.AfterFunc(st.Context(), func() { h.StreamClosed(st) })
+	}
+	if h.StreamOpened != nil {
+		h.StreamOpened(st)
+	}
+	return st
+}
