@@ -38,7 +38,7 @@ var mayImport = map[string][]string{
 	"bpfcc":     {"."},
 	"cmd/tcpls": {".", "bpfcc", "internal/linkemu", "lab"},
 
-	"lab": {"."},
+	"lab": {".", "bpfcc", "internal/record", "internal/wire"},
 
 	"internal/bogo":            {}, // tests only
 	"internal/tlstest":         {"internal/record", "internal/tls13", "internal/tlsconn", "internal/wire"},

@@ -118,6 +118,52 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// How fast is a matter of the machine; that QUIC in user space is slower than
+// records of 16 KiB isn't.
+func TestThroughput(t *testing.T) {
+	if got := value(t, run(t, "throughput"), "MTU 1500: time of QUIC"); got < 1.2 {
+		t.Errorf("QUIC needed %.2f times what TLS did", got)
+	}
+}
+
+// Round trips of 200 ms are counted whole, which leaves the machine half of one.
+func TestLatency(t *testing.T) {
+	r := run(t, "latency")
+	for name, most := range map[string]float64{
+		"TCPLS": 3.5, "TCPLS, early data": 2.5, "TCPLS, early data and Fast Open": 1.5, "join": 2.5, "join with Fast Open": 1.5,
+	} {
+		if got := value(t, r, name); got > most {
+			t.Errorf("%s: %.2f round trips, more than %.1f", name, got, most)
+		}
+	}
+}
+
+// All objects arrived whole, however their streams travelled.
+func TestStreams(t *testing.T) {
+	if rows := table(t, run(t, "streams"), "times"); len(rows) != 3*24 {
+		t.Errorf("%d objects arrived, not %d", len(rows), 3*24)
+	}
+}
+
+// The client gets its answer however IPv6 is broken.
+func TestEyeballs(t *testing.T) { run(t, "eyeballs") }
+
+func TestUserTimeout(t *testing.T) { run(t, "user-timeout") }
+
+// The floor is far below the tenfold gain that there is on a machine at rest.
+func TestInjection(t *testing.T) {
+	if got := value(t, run(t, "injection"), "the server's to cubic"); got < 3 {
+		t.Errorf("the goodput became %.1f times as high", got)
+	}
+}
+
+// 100 streams cost some 50 times as much by trial.
+func TestTrial(t *testing.T) {
+	if got := value(t, run(t, "trial"), "trial: most streams to one"); got < 5 {
+		t.Errorf("trial decryption among 100 streams costs %.1f times as much as with one", got)
+	}
+}
+
 func TestFeatures(t *testing.T) {
 	want := map[string]string{
 		"transport reliability":               "yes yes yes yes",

@@ -151,6 +151,13 @@ func Experiments() []Experiment {
 	all := []Experiment{
 		features,
 		migrating,
+		userTimeout,
+		injection,
+		streamBlocking,
+		eyeballRace,
+		trialDecryption,
+		throughput,
+		latency,
 		failover,
 		aggregation,
 	}

@@ -32,6 +32,7 @@ type remoteOrder struct {
 	Root       []byte // certificate of the server, DER
 	Congestion string
 	Size       int64
+	Resolve    []netip.Addr // what every name leads to
 
 	// TCPLS
 	Standby     netip.AddrPort // address of the server for a path that stands by, or none
@@ -48,6 +49,7 @@ type remoteReport struct {
 	At    time.Time
 	Total int64  `json:",omitempty"`
 	Event string `json:",omitempty"`
+	Dials bool   `json:",omitempty"`
 	Done  bool   `json:",omitempty"`
 	Error string `json:",omitempty"`
 }
@@ -113,6 +115,9 @@ func (c *remoteClient) endpoint() (endpoint, error) {
 		congestion: c.Congestion,
 	}
 	e.tcpls.PathTimeout = c.PathTimeout
+	if len(c.Resolve) > 0 {
+		e.resolver = resolverOf(c.Resolve...)
+	}
 	return e, nil
 }
 
@@ -125,6 +130,7 @@ func (c *remoteClient) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.tell(remoteReport{Dials: true})
 	switch {
 	case t.name == overTCPLS.name:
 		return c.overTCPLS(ctx, e)
@@ -225,9 +231,12 @@ type remote struct {
 	*arrivals
 	cmd    *exec.Cmd
 	stderr strings.Builder
-	events []string // to be read when it has ended
-	err    error
 	done   chan struct{}
+
+	// To be read when it has ended.
+	dialed time.Duration // when it began
+	events []string
+	err    error
 }
 
 // startRemote starts the client on the network's host "client". It is killed with ctx.
@@ -273,6 +282,8 @@ func (r *remote) take(line []byte) {
 		r.err = errors.New(report.Error)
 	case report.Done:
 		r.err = nil
+	case report.Dials:
+		r.dialed = report.At.Sub(r.began)
 	case report.Event != "":
 		r.events = append(r.events, fmt.Sprintf("%.3f s  %s", report.At.Sub(r.began).Seconds(), report.Event))
 	default:

@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -94,7 +95,7 @@ func transportNamed(name string) (transport, error) {
 // TCP
 
 func (e endpoint) listenTCP(ctx context.Context, address string, multipath bool) (net.Listener, error) {
-	lc := net.ListenConfig{Control: controlCongestion(e.congestion)}
+	lc := net.ListenConfig{Control: e.control}
 	lc.SetMultipathTCP(multipath) // Go's default is true
 	var l net.Listener
 	err := e.do(func() (err error) {
@@ -122,7 +123,7 @@ func (a acceptor) Accept() (net.Conn, error) {
 }
 
 func (e endpoint) dialTCP(ctx context.Context, address string, multipath bool) (net.Conn, error) {
-	d := net.Dialer{Control: controlCongestion(e.congestion), Resolver: e.resolver}
+	d := net.Dialer{Control: e.control, Resolver: e.resolver}
 	d.SetMultipathTCP(multipath)
 	var conn net.Conn
 	err := e.do(func() (err error) {
@@ -137,6 +138,19 @@ func (e endpoint) dialTCP(ctx context.Context, address string, multipath bool) (
 		return nil, fmt.Errorf("the connection to %s isn't Multipath TCP: %v", address, err)
 	}
 	return conn, nil
+}
+
+// control prepares a client's TCP socket.
+func (e endpoint) control(_, _ string, c syscall.RawConn) error {
+	if e.congestion != "" {
+		if err := controlCongestion(c, e.congestion); err != nil {
+			return err
+		}
+	}
+	if e.tcpls.FastOpen {
+		return controlFastOpen(c)
+	}
+	return nil
 }
 
 func listenTCP(ctx context.Context, address string, e endpoint) (net.Listener, error) {
