@@ -73,6 +73,13 @@ type Config struct {
 	// Session.Advertise changes them later. Default: none.
 	Addresses []netip.AddrPort
 
+	// NoSYNReports keeps a server from telling its clients, inside the encryption,
+	// how the TCP SYN of their paths arrived (docs/protocol.md, 13), by which
+	// Path.Inspect finds NATs, proxies and what strips options. Behind a proxy that
+	// would tell clients the proxy's own address. A listener on Linux keeps some 100 bytes in
+	// the kernel for each connection. Default: it tells.
+	NoSYNReports bool
+
 	// PathManager opens further paths for the sessions of a Dialer. Default:
 	// NoPaths.
 	PathManager PathManager

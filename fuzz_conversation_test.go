@@ -323,13 +323,13 @@ func number(n byte) uint64 {
 var fieldsOf = map[wire.Kind]int{
 	wire.Next: 1, wire.Attach: 4, wire.Ack: 3, wire.SessionCredit: 1, wire.StreamLimit: 1, wire.KeyUpdate: 1,
 	wire.Reset: 3, wire.StopSending: 2, wire.KeyRequest: 1, wire.GoingAway: 1, wire.Close: 2, wire.PathLeft: 2, wire.PathStatus: 2, wire.Token: 1,
-	wire.AddAddress: 1, wire.RemoveAddress: 1,
+	wire.AddAddress: 1, wire.RemoveAddress: 1, wire.SYNRequest: 1, wire.SYNReport: 1,
 }
 
 var kinds = []wire.Kind{
 	wire.Next, wire.Attach, wire.Ack, wire.SessionCredit, wire.StreamLimit, wire.Ping, wire.Pong, wire.Fin, wire.KeyUpdate,
 	wire.Params, wire.Reset, wire.StopSending, wire.KeyRequest, wire.GoingAway, wire.Close, 0x30, 0x3fff, wire.PathLeft, wire.Token, wire.PathStatus,
-	wire.AddAddress, wire.RemoveAddress,
+	wire.AddAddress, wire.RemoveAddress, wire.SYNRequest, wire.SYNReport,
 }
 
 // anyFrame is a frame of any kind with any numbers.

@@ -69,6 +69,7 @@ var oversized = map[string]string{}
 var readsClock = map[string]string{
 	"session_timers.go":        "the session's timers give the time to what they call",
 	"path_write.go":            "how fast a full socket takes bytes is a path's rate",
+	"inspect.go":               "a SYN's timestamp is as old as its path",
 	"path_length.go":           "records are short again after a path was idle",
 	"path_watch.go":            "a path knows how long it was silent",
 	"path_read.go":             "each large read of a path has one time",

@@ -130,6 +130,9 @@ func NewListener(inner net.Listener, cfg *Config) (*Listener, error) {
 	if len(full.TLS.Certificates) == 0 && full.TLS.GetCertificate == nil && full.TLS.GetConfigForClient == nil {
 		return nil, errors.New("tcpls: Config.TLS has no certificate; a server needs Certificates, GetCertificate or GetConfigForClient")
 	}
+	if full.reportsSYNs() {
+		saveSYNs(inner, full)
+	}
 	if multipath(inner) {
 		full.Logger.Warn("listener speaks Multipath TCP; socket options will fail: use tcpls.Listen, or ListenConfig.SetMultipathTCP(false)")
 	}
@@ -145,13 +148,30 @@ func NewListener(inner net.Listener, cfg *Config) (*Listener, error) {
 	return l, nil
 }
 
-func multipath(l net.Listener) bool {
-	c, ok := l.(syscall.Conn)
-	if !ok {
-		return false
+// saveSYNs makes the kernel keep how SYNs arrive, for clients that ask.
+func saveSYNs(l net.Listener, cfg *Config) {
+	raw := rawListener(l)
+	if raw == nil {
+		return
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
+	if err := osnet.SaveSYN(raw); err != nil {
+		cfg.Logger.Debug("clients can't learn how their SYN arrived", "address", l.Addr(), "error", err)
+	}
+}
+
+// rawListener is the listener's socket, nil if it has none.
+func rawListener(l net.Listener) syscall.RawConn {
+	if c, ok := l.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+func multipath(l net.Listener) bool {
+	raw := rawListener(l)
+	if raw == nil {
 		return false
 	}
 	is, err := osnet.IsMPTCP(raw)

@@ -514,6 +514,9 @@ func (p *Path) settleStream() {
 func (p *Path) settle() {
 	s := p.sess
 	main := s.path()
+	if s.syns.due.Load() {
+		s.tellSYNs()
+	}
 	if s.words.due.Load() || s.control.due.Load() || main.pongDue.Load() {
 		main.kick()
 	}

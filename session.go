@@ -61,6 +61,7 @@ type Session struct {
 	tickets   tickets
 	addresses addresses
 	options   options
+	syns      inspections
 	rescue    rescue
 	departure departure
 	offers    ccOffers
@@ -143,6 +144,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 	s.words.start(s.kick)
 	if s.client {
 		s.control.params = cfg.parameters()
+		s.control.params.SYNReports = false // a server's
 		s.control.due.Store(true)
 		s.keyed, s.offers.met = true, true
 	}
@@ -186,6 +188,7 @@ func (c *Config) parameters() *wire.Parameters {
 		StreamLimit:   uint64(c.MaxStreams),
 		IdleTimeout:   c.IdleTimeout,
 		Mode:          uint64(c.Mode),
+		SYNReports:    c.reportsSYNs(),
 		ProgramSize:   c.programSize(),
 		TCPOptions:    options,
 		TCPKinds:      optionKinds(),

@@ -29,6 +29,7 @@ type control struct {
 	closeDue  bool
 	epochDue  bool
 	cc        ccWords
+	syns      []synWord
 
 	answered atomic.Uint64 // requests of the peer's whose answer was said
 
@@ -157,6 +158,7 @@ func (c *control) append(b []byte, limit, kept int) []byte {
 	b = c.appendCC(b, limit-4*wire.MaxFrameLen-wire.MaxReason, kept)
 	b = c.appendAddresses(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
 	b = c.appendAnswers(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
+	b = c.appendSYNs(b, limit-4*wire.MaxFrameLen-wire.MaxReason)
 	said := 0
 	for _, s := range c.streams {
 		if len(b) > limit-4*wire.MaxFrameLen-wire.MaxReason {
@@ -180,10 +182,10 @@ func (c *control) append(b []byte, limit, kept int) []byte {
 		}
 		b = wire.AppendClose(b, class, c.close.Code, c.close.Reason)
 		c.closeDue = false
-		c.requests, c.answers = nil, nil // nothing comes behind CLOSE
+		c.requests, c.answers, c.syns = nil, nil, nil // nothing comes behind CLOSE
 	}
 	c.due.Store(len(c.streams) > 0 || len(c.tokens) > 0 || len(c.addresses) > 0 || len(c.requests) > 0 || len(c.answers) > 0 ||
-		c.cc.program.sends() && kept+len(b) < ccWindow)
+		len(c.syns) > 0 || c.cc.program.sends() && kept+len(b) < ccWindow)
 	return b
 }
 
@@ -261,6 +263,8 @@ func (s *Session) controlFrame(p *Path, f *wire.Frame, first bool) error {
 		return s.receiveToken(f)
 	case wire.AddAddress, wire.RemoveAddress:
 		return s.receiveAddress(f)
+	case wire.SYNRequest, wire.SYNReport:
+		return s.receiveSYN(f)
 	case wire.OfferCC:
 		return s.receiveOfferCC(f)
 	case wire.DataCC:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,6 +113,11 @@ var clientViolations = []violationTest{
 	{"5.17 TOKEN from a client", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen))) }, wire.CodeProtocol},
 	{"5.18 ADD_ADDRESS from a client", func(p *testPeer) { p.writeControl(wire.AppendAddAddress(nil, anAddress(1))) }, wire.CodeProtocol},
 	{"5.19 REMOVE_ADDRESS from a client", func(p *testPeer) { p.writeControl(wire.AppendRemoveAddress(nil, 1)) }, wire.CodeProtocol},
+	{"5.26 SYN_REQUEST for a path that can't be", func(p *testPeer) { p.writeControl(wire.AppendSYNRequest(nil, 65535)) }, wire.CodeProtocol},
+	{"5.27 SYN_REPORT from a client", func(p *testPeer) { p.writeControl(wire.AppendSYNReport(nil, 0, &wire.SYN{})) }, wire.CodeProtocol},
+	{"13.2 SYN_REQUESTs without end", func(p *testPeer) {
+		p.writeControl(slices.Repeat(wire.AppendSYNRequest(nil, 0), 9)) // more than a client may have paths
+	}, wire.CodeLimit},
 	{"5.13 KEY_REQUEST over an epoch", func(p *testPeer) { p.writeControl(wire.AppendKeyRequest(nil, 2)) }, wire.CodeKeyUpdate},
 
 	// 5.10: parameters.
@@ -208,6 +214,8 @@ var serverViolations = []violationTest{
 	{"5.19 REMOVE_ADDRESS that was never given", func(p *testPeer) {
 		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)), wire.AppendRemoveAddress(nil, 2))
 	}, wire.CodeProtocol},
+	{"5.26 SYN_REQUEST from a server", func(p *testPeer) { p.writeControl(wire.AppendSYNRequest(nil, 0)) }, wire.CodeProtocol},
+	{"5.27 SYN_REPORT that wasn't asked for", func(p *testPeer) { p.writeControl(wire.AppendSYNReport(nil, 0, &wire.SYN{})) }, wire.CodeProtocol},
 	{"5.17 TOKEN of one byte", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 1, []byte("a"))) }, wire.CodeFrame},
 	{"5.17 TOKENs without end", func(p *testPeer) {
 		for n := range uint32(4*maxTokens + 1) {

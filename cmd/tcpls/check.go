@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http/httptrace"
@@ -23,7 +24,8 @@ func (t *tool) checkCommand() *cobra.Command {
 		Short: "Say in words what a server speaks",
 		Long: `Make one session with a server (default port 443) and say what came out: TCPLS or
 not, TLS version, cipher suite, key exchange, certificate, ALPN, TCP options that it would
-set if it is asked to, timings, and what was refused and why.`,
+set if it is asked to, timings, what the network did to the connection, and what was
+refused and why.`,
 		Example: "  tcpls check example.com\n  tcpls check 'tcpls://192.0.2.7:4433/?pin=sha256:5f0c...' --json",
 		Args:    atLeast(1, "HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -106,13 +108,33 @@ func (t *tool) examine(ctx context.Context, f *clientFlags, to target, r *report
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
 		}
+		r.Timings.Ping = milliseconds(rtt)
+		r.inspect(ctx, session)
 		r.Takes = optionNames(session.PeerTCPOptionKinds())
 		if r.Options, err = f.options.ask(ctx, session); err != nil {
 			return fmt.Errorf("--peer-opt: %w", err)
 		}
-		r.Timings.Ping = milliseconds(rtt)
 	}
 	return nil
+}
+
+// inspect asks what the network did to the connection. What can't be known is
+// no failure.
+func (r *report) inspect(ctx context.Context, session *tcpls.Session) {
+	paths := session.Paths()
+	if len(paths) == 0 {
+		return
+	}
+	r.Path = &network{Changes: []string{}}
+	found, err := paths[0].Inspect(ctx)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		r.Path.Unknown = "this system or the server can't tell"
+	case err != nil:
+		r.Path.Unknown = err.Error()
+	default:
+		r.Path.fill(found)
+	}
 }
 
 // A stopwatch times name resolution and connecting, as package net reports

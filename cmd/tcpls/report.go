@@ -30,6 +30,7 @@ type report struct {
 	Options     []peerOption `json:"peer_options,omitempty"` // what came of --peer-opt
 	Machine     *ccReport    `json:"congestion_control"`     // what this machine could take
 	Timings     timings      `json:"timings_ms"`
+	Path        *network     `json:"path,omitempty"`
 	Refused     []string     `json:"refused"` // what the server didn't take, and why
 	Error       string       `json:"error,omitempty"`
 	Hint        string       `json:"hint,omitempty"`
@@ -49,6 +50,40 @@ type certificate struct {
 	Verified bool      `json:"verified"`
 	How      string    `json:"verified_by,omitempty"`
 	Why      string    `json:"not_verified_because,omitempty"`
+}
+
+// A network is what lies between, and what it did to the TCP connection.
+type network struct {
+	Local   string   `json:"local,omitempty"`
+	Seen    string   `json:"seen_by_server,omitempty"` // the client's address
+	Hops    *int     `json:"hops,omitempty"`
+	Changes []string `json:"changes"`
+	Unknown string   `json:"not_known_because,omitempty"`
+}
+
+func (n *network) fill(found *tcpls.Inspection) {
+	n.Local, n.Seen = found.Local.String(), found.Source.String()
+	if found.Hops >= 0 {
+		n.Hops = &found.Hops
+	}
+	for _, f := range found.Findings {
+		n.Changes = append(n.Changes, f.String())
+	}
+}
+
+// words says it for a person, a line each.
+func (n *network) words() []string {
+	switch {
+	case n.Unknown != "":
+		return []string{"not known what the network changes: " + n.Unknown}
+	case len(n.Changes) > 0:
+		return n.Changes
+	case n.Hops != nil && *n.Hops == 1:
+		return []string{"nothing changed on the way, over 1 router"}
+	case n.Hops != nil && *n.Hops > 1:
+		return []string{fmt.Sprintf("nothing changed on the way, over %d routers", *n.Hops)}
+	}
+	return []string{"nothing changed on the way"}
 }
 
 // timings of the steps. A step that was done twice counts the second time.
@@ -177,13 +212,16 @@ func (r *report) print(w io.Writer) error {
 	if text := r.Timings.String(); text != "" {
 		row("timings", "%s", text)
 	}
-	for i, text := range r.Refused {
-		name := "refused"
-		if i > 0 {
+	list := func(name string, lines []string) {
+		for _, text := range lines {
+			row(name, "%s", text)
 			name = ""
 		}
-		row(name, "%s", text)
 	}
+	if r.Path != nil {
+		list("path", r.Path.words())
+	}
+	list("refused", r.Refused)
 	return table.Flush()
 }
 

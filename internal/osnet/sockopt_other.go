@@ -3,6 +3,7 @@
 package osnet
 
 import (
+	"net"
 	"syscall"
 	"time"
 )
@@ -51,4 +52,19 @@ func IsMPTCP(syscall.RawConn) (bool, error) { return false, nil }
 // TCPInfo asks the kernel for its measurements.
 func TCPInfo(syscall.RawConn) (Info, error) {
 	return Info{}, &UnsupportedError{Feature: "TCP_INFO", Needs: needsLinux}
+}
+
+// SaveSYN makes a listener keep the headers of each connection's SYN.
+func SaveSYN(syscall.RawConn) error {
+	return &UnsupportedError{Feature: "TCP_SAVE_SYN", Needs: needsLinux}
+}
+
+// SavedSYN returns the headers of the SYN that opened an accepted connection.
+func SavedSYN(syscall.RawConn) ([]byte, error) {
+	return nil, &UnsupportedError{Feature: "TCP_SAVED_SYN", Needs: needsLinux}
+}
+
+// SYNOf tells of the SYN by which a connection was opened.
+func SYNOf(syscall.RawConn, net.Addr) (SentSYN, error) {
+	return SentSYN{}, &UnsupportedError{Feature: "TCP_INFO", Needs: needsLinux}
 }

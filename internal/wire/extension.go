@@ -17,6 +17,7 @@ type Parameters struct {
 	Mode          uint64        // how the peer had best use several paths, see protocol 9.10
 	TCPOptions    string        // asked for at once, by [AppendTCPOptions], at most [MaxOptions]
 	TCPKinds      string        // of TCP options that may be asked for, as varints, at most 64
+	SYNReports    bool          // a server's: it answers SYN_REQUEST
 	ProgramSize   uint64        // bytes of the largest congestion control that it takes, at most MaxProgram; 0: none
 }
 
@@ -31,6 +32,7 @@ const (
 	idTCPOptions    = 8
 	idTCPKinds      = 9
 	idProgramSize   = 10
+	idSYNReports    = 11
 )
 
 // AppendOffer appends the extension's body in a ClientHello.
@@ -54,7 +56,11 @@ func appendParameters(b []byte, p *Parameters) []byte {
 	b = appendParameter(b, idMode, p.Mode)
 	b = appendText(b, idTCPOptions, p.TCPOptions)
 	b = appendText(b, idTCPKinds, p.TCPKinds)
-	return appendParameter(b, idProgramSize, min(p.ProgramSize, MaxProgram))
+	b = appendParameter(b, idProgramSize, min(p.ProgramSize, MaxProgram))
+	if p.SYNReports {
+		b = appendParameter(b, idSYNReports, 1)
+	}
+	return b
 }
 
 func appendParameter(b []byte, id, v uint64) []byte {
@@ -101,6 +107,8 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 			p.Mode = value.varint()
 		case idProgramSize:
 			p.ProgramSize = min(value.varint(), MaxProgram)
+		case idSYNReports:
+			p.SYNReports = value.varint() != 0
 		case idIdleTimeout:
 			p.IdleTimeout = duration(value.varint())
 		case idTokens:
@@ -126,7 +134,7 @@ func (p *Parameters) parse(b []byte, more *Answer) error {
 }
 
 func knownParameter(id uint64) bool {
-	return id >= idStreamCredit && id <= idProgramSize
+	return id >= idStreamCredit && id <= idSYNReports
 }
 
 const maxMilliseconds = math.MaxInt64 / uint64(time.Millisecond)

@@ -37,6 +37,8 @@ const (
 	DataCC        Kind = 0x2b
 	AnswerCC      Kind = 0x2c
 	WithdrawCC    Kind = 0x2d
+	SYNRequest    Kind = 0x2e
+	SYNReport     Kind = 0x2f
 )
 
 // A Place is a sort of context, or a set of them.
@@ -91,6 +93,8 @@ var kinds = [...]struct {
 	DataCC:        {"CC_DATA", "5.23", OnControl},
 	AnswerCC:      {"CC_ANSWER", "5.24", OnControl},
 	WithdrawCC:    {"CC_WITHDRAW", "5.25", OnControl},
+	SYNRequest:    {"SYN_REQUEST", "5.26", OnControl},
+	SYNReport:     {"SYN_REPORT", "5.27", OnControl},
 }
 
 // Known tells whether this version of the protocol defines the kind.
@@ -104,8 +108,8 @@ func (k Kind) String() string {
 }
 
 const (
-	// MaxFrameLen is the size in bytes of the largest frame but CLOSE, TOKEN and
-	// those of a [Program], and PARAMETERS with TCP options.
+	// MaxFrameLen is the size in bytes of the largest frame but CLOSE, TOKEN,
+	// SYN_REPORT and those of a [Program], and PARAMETERS with TCP options.
 	MaxFrameLen = 48
 	// MaxReason is the size in bytes of the longest reason in a CLOSE frame.
 	MaxReason = 1024

@@ -20,7 +20,7 @@ type Frame struct {
 	Code    uint64     // RESET, STOP_SENDING, CLOSE, CC_ANSWER
 	Size    uint64     // RESET, in bytes
 	Params  Parameters // PARAMETERS
-	Path    uint32     // PATH_LEFT, TOKEN
+	Path    uint32     // PATH_LEFT, TOKEN, SYN_REQUEST, SYN_REPORT
 	Lost    bool       // PATH_LEFT
 	Backup  bool       // PATH_STATUS
 	Weight  uint64     // PATH_STATUS
@@ -33,6 +33,8 @@ type Frame struct {
 	Number uint64       // TCP_OPTION_ANSWER
 	Status OptionStatus // TCP_OPTION_ANSWER
 	Value  []byte       // TCP_OPTION_ANSWER; part of the parsed bytes
+
+	SYN SYN // SYN_REPORT
 }
 
 // Parse reads the frame at the front of b, which stands in a context of the
@@ -138,6 +140,8 @@ func (f *Frame) parseBody(r *reader) error {
 		return f.parseOptionAnswer(r)
 	case OfferCC, DataCC, AnswerCC, WithdrawCC:
 		return f.parseProgram(r)
+	case SYNRequest, SYNReport:
+		return f.parseSYN(r)
 	case Close:
 		return f.parseClose(r)
 	}

@@ -48,6 +48,7 @@ type parameterVector struct {
 	IdleTimeout   number `json:"idle_timeout_ms"`
 	Options       []optionVector
 	Kinds         []number
+	SYNReports    bool   `json:"syn_reports"`
 	ProgramSize   number `json:"program_size"`
 }
 
@@ -60,6 +61,7 @@ func (v *parameterVector) parameters() wire.Parameters {
 		TCPOptions:    string(wire.AppendTCPOptions(nil, v.options()...)),
 		TCPKinds:      string(v.kinds()),
 		ProgramSize:   uint64(v.ProgramSize),
+		SYNReports:    v.SYNReports,
 	}
 }
 
@@ -128,7 +130,27 @@ type frameVector struct {
 	Kernel, Offset, State                                   number
 	Hash, Object                                            octets
 	Program                                                 string
+	SYN                                                     synVector
 	parameterVector
+}
+
+type synVector struct {
+	Source     netip.AddrPort
+	HopLimit   number `json:"hop_limit"`
+	Flags      number
+	MSS        number
+	Scale      number
+	Timestamp  number
+	Negotiated number
+	AnswerMSS  number `json:"answer_mss"`
+	Options    octets
+}
+
+func (v *synVector) syn() wire.SYN {
+	return wire.SYN{
+		Source: v.Source, HopLimit: uint8(v.HopLimit), Flags: uint8(v.Flags), MSS: uint16(v.MSS), Scale: uint8(v.Scale),
+		Timestamp: uint32(v.Timestamp), Negotiated: uint8(v.Negotiated), AnswerMSS: uint16(v.AnswerMSS), Options: v.Options,
+	}
 }
 
 type recordVector struct {
@@ -250,6 +272,10 @@ func appendFrame(b []byte, f *wire.Frame) []byte {
 		return wire.AppendAnswerCC(b, f.Program.ID, f.Program.State, wire.ProgramCode(f.Code), string(f.Reason))
 	case wire.WithdrawCC:
 		return wire.AppendWithdrawCC(b, f.Program.ID)
+	case wire.SYNRequest:
+		return wire.AppendSYNRequest(b, f.Path)
+	case wire.SYNReport:
+		return wire.AppendSYNReport(b, f.Path, &f.SYN)
 	case wire.Close:
 		return wire.AppendClose(b, f.Class, f.Code, string(f.Reason))
 	}
@@ -339,6 +365,7 @@ func TestFrameVectors(t *testing.T) {
 				Backup:  v.Backup,
 				Weight:  uint64(v.Weight),
 				Token:   v.Token,
+				SYN:     v.SYN.syn(),
 				Address: wire.Address{ID: uint64(v.ID), AddrPort: v.Address},
 				Number:  uint64(v.Number),
 				Status:  wire.OptionStatus(v.Status),
