@@ -17,6 +17,7 @@ import (
 
 // ccHosted is the peer's last offer; guarded by the session's mu.
 type ccHosted struct {
+	most    uint64 // bytes of the largest object that is taken; 0: none. Never changes
 	last    uint64 // number of the last offer
 	looked  int    // offers that were looked at
 	phase   ccPhase
@@ -51,11 +52,11 @@ func (s *Session) receiveOfferCC(f *wire.Frame) error {
 	}
 	h.last, h.phase, h.object = p.ID, ccOffered, nil
 	h.wake() // the one before is withdrawn
-	switch most := s.cfg.programSize(); {
-	case most == 0:
+	switch {
+	case h.most == 0:
 		s.refuseCC(CCNotAllowed, "none is taken here")
-	case p.Size > most:
-		s.refuseCC(CCTooLarge, fmt.Sprintf("it has %d bytes; at most %d are taken", p.Size, most))
+	case p.Size > h.most:
+		s.refuseCC(CCTooLarge, fmt.Sprintf("it has %d bytes; at most %d are taken", p.Size, h.most))
 	case h.looked == maxCCOffers:
 		s.refuseCC(CCTooMany, fmt.Sprintf("this was not the first of more than %d offers", maxCCOffers))
 	case s.ended():

@@ -9,16 +9,6 @@ import (
 	"github.com/go-tcpls/tcpls/internal/osnet"
 )
 
-// until waits for a condition that another goroutine brings about.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited in vain for: " + what)
-		}
-	}
-}
-
 // A congestion control is set on all sockets of the session, also on those that
 // join later, and taken back from all of them. The host gives one that every
 // kernel has; package bpfcc has tests with programs.
@@ -102,7 +92,11 @@ func TestCCOnJoinedPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the joined path's congestion control", func() bool { return p.Stats().Congestion == "reno" })
+	for n := 0; p.Stats().Congestion != "reno"; n++ { // it is set on a goroutine of its own
+		if _, err := c.Ping(t.Context()); err != nil || n == 10_000 {
+			t.Fatalf("the joined path uses %s, %v", p.Stats().Congestion, err)
+		}
+	}
 	if err := c.Paths()[0].Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

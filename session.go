@@ -124,6 +124,7 @@ func newSession(cfg *Config, conn net.Conn, h *handshake, dial dialPath) *Sessio
 		win:   newWindow(cfg.SessionRecvWindow, cfg.SessionRecvMax),
 	}
 	s.dial, s.server = dial, h.server
+	s.hosted.most = cfg.programSize()
 	s.init()
 	s.usePolicy(cfg.Mode, cfg.Scheduler)
 	s.takeMode(h.peer.Mode)

@@ -27,9 +27,9 @@ func TestGoodput(t *testing.T) {
 
 	const window = 5 * time.Second // both with their start
 	measure := func() float64 {
-		before := u.arrived.Load()
+		before := u.arrived()
 		<-time.After(window)
-		return float64(u.arrived.Load()-before) * 8 / window.Seconds() / 1e6
+		return float64(u.arrived()-before) * 8 / window.Seconds() / 1e6
 	}
 	cubic := measure()
 	if err := s.OfferCC(t.Context(), bpfcc.Bandwidth()); err != nil {

@@ -1,8 +1,11 @@
 package bpfcc_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -152,5 +155,40 @@ func TestOldKernel(t *testing.T) {
 	o.MinKernel = [2]int{200, 0}
 	if err := new(bpfcc.Host).Check(o); !errors.Is(err, &tcpls.CCError{Code: tcpls.CCUnsupported}) || !strings.Contains(err.Error(), "Linux 200.0") {
 		t.Errorf("%v", err)
+	}
+}
+
+// loaderVariable names the test whose child process is to load something.
+const loaderVariable = "BPFCC_TEST_LOADER"
+
+// A process that is killed leaves nothing behind.
+func TestKilled(t *testing.T) {
+	needKernel(t)
+	if os.Getenv(loaderVariable) != "" {
+		p, err := new(bpfcc.Host).Load(bpfcc.Scalable())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(p.Name())
+		select {} // until it is killed
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), loaderVariable+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	name, err := bufio.NewReader(out).ReadString('\n')
+	name = strings.TrimSpace(name)
+	if err != nil || !slices.Contains(available(t), name) {
+		t.Errorf("the process has loaded %q, %v; the kernel knows %v", name, err, available(t))
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed
+	if slices.Contains(available(t), name) {
+		t.Errorf("the kernel still knows %s", name)
 	}
 }

@@ -2,6 +2,7 @@ package bpfcc_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,7 +15,7 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,8 +83,17 @@ func connect(t *testing.T, d *tcpls.Dialer, ln net.Listener, server *tcpls.Confi
 
 // An upload goes on until it is ended, and is checked then.
 type upload struct {
-	arrived atomic.Int64
-	end     func() // checks that what arrived is what was sent
+	end func() // checks that what arrived is what was sent
+
+	mu    sync.Mutex
+	cond  sync.Cond
+	bytes int64 // that have arrived
+}
+
+func (u *upload) arrived() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.bytes
 }
 
 // startUpload sends from c to s.
@@ -94,6 +104,7 @@ func startUpload(t *testing.T, c, s *tcpls.Session) *upload {
 		t.Fatal(err)
 	}
 	u := new(upload)
+	u.cond.L = &u.mu
 	block := make([]byte, 64<<10)
 	_, _ = rand.Read(block) // never fails
 	stop, sent, received := make(chan struct{}), sha256.New(), sha256.New()
@@ -119,7 +130,10 @@ func startUpload(t *testing.T, c, s *tcpls.Session) *upload {
 			var n int
 			n, err = to.Read(buf)
 			received.Write(buf[:n])
-			u.arrived.Add(int64(n))
+			u.mu.Lock()
+			u.bytes += int64(n)
+			u.cond.Broadcast()
+			u.mu.Unlock()
 		}
 		if err == io.EOF {
 			err = nil
@@ -142,10 +156,18 @@ func startUpload(t *testing.T, c, s *tcpls.Session) *upload {
 // more waits until n more bytes have arrived.
 func (u *upload) more(t *testing.T, n int64) {
 	t.Helper()
-	want := u.arrived.Load() + n
-	for end := time.Now().Add(30 * time.Second); u.arrived.Load() < want; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d bytes are missing of %d more", want-u.arrived.Load(), n)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.cond.Broadcast()
+	})()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for want := u.bytes + n; u.bytes < want; u.cond.Wait() {
+		if ctx.Err() != nil {
+			t.Fatalf("%d bytes are missing of %d more", want-u.bytes, n)
 		}
 	}
 }
@@ -251,10 +273,17 @@ func TestRefusedInSession(t *testing.T) {
 // the next segment for hours, on another one.
 func TestStalled(t *testing.T) {
 	needKernel(t)
-	for _, test := range []struct{ file, reason string }{{"testdata/zero.o", "window is 0"}, {"testdata/stall.o", "wait"}} {
-		t.Run(test.file, func(t *testing.T) {
+	for _, test := range []struct {
+		name, file, reason string
+		patience           time.Duration // with a silent path; 0: the default
+	}{
+		{"window 0", "testdata/zero.o", "window is 0", 0},
+		{"a byte per second", "testdata/stall.o", "wait", time.Minute}, // the judge is to find it, not the path's watch
+		{"a byte per second, impatiently", "testdata/stall.o", "wait", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			clientConfig, serverConfig := newTestConfigs(t, new(bpfcc.Host))
-			clientConfig.PathTimeout = time.Minute // the judge is to find it, not the path's watch
+			clientConfig.PathTimeout, serverConfig.PathTimeout = test.patience, test.patience
 			c, s := pair(t, clientConfig, serverConfig)
 			ended := make(chan tcpls.Event, 1)
 			go func() {
