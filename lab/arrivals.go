@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -20,6 +21,9 @@ type arrival struct {
 	At    time.Duration // from the beginning
 	Total int64
 }
+
+// A span is the time between two moments.
+type span struct{ from, to time.Duration }
 
 func newArrivals() *arrivals {
 	a := &arrivals{began: time.Now()}
@@ -94,10 +98,15 @@ func (a *arrivals) took() time.Duration {
 // gap is how long nothing came at a time, at most, of what ended after a
 // moment.
 func (a *arrivals) gap(from time.Duration) time.Duration {
+	return a.gapIn(span{from, math.MaxInt64})
+}
+
+// gapIn is the same for what ended in a span.
+func (a *arrivals) gapIn(in span) time.Duration {
 	var longest, last time.Duration
 	for _, p := range a.all() {
-		if p.At > from {
-			longest = max(longest, p.At-max(last, 0))
+		if p.At > in.from && p.At <= in.to {
+			longest = max(longest, p.At-last)
 		}
 		last = p.At
 	}

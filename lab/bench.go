@@ -15,6 +15,7 @@ type bench struct {
 	serverTLS, clientTLS *tls.Config
 	net                  *Network // nil: loopback
 	congestion           string   // of all TCP sockets; empty: the system's
+	lossy                *bench   // the same over a network that loses packets; nil: there is none
 }
 
 func newBench() (*bench, error) {
@@ -24,18 +25,33 @@ func newBench() (*bench, error) {
 
 // newNetBench has clients on the network's host "client" and servers on its
 // host "server". All TCP sockets use cubic, the congestion control that peers
-// are most likely to have.
+// are most likely to have, and learn nothing from those before them. Servers may
+// take data with a SYN.
 func newNetBench(t *Topology) (*bench, error) {
 	b, err := newBench()
 	if err != nil {
 		return nil, err
 	}
 	b.congestion = "cubic"
+	for _, host := range []string{"client", "server"} {
+		t.Hosts = append(t.Hosts, HostSpec{Name: host, Sysctls: map[string]string{
+			"net.ipv4.tcp_no_metrics_save": "1", "net.ipv4.tcp_fastopen": "3",
+		}})
+	}
 	b.net, err = New(t)
 	return b, err
 }
 
-func (b *bench) Close() error { return b.net.Close() }
+// Close closes the network, if there is one.
+func (b *bench) Close() error {
+	if b.lossy != nil {
+		return b.lossy.Close()
+	}
+	if b.net != nil {
+		return b.net.Close()
+	}
+	return nil
+}
 
 func (b *bench) server() endpoint { return b.endpoint("server", b.serverTLS) }
 func (b *bench) client() endpoint { return b.endpoint("client", b.clientTLS) }

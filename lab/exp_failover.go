@@ -132,7 +132,7 @@ func runFailover(ctx context.Context, o Options) (*Result, error) {
 				continue
 			}
 			var values []float64
-			for i := range o.reps(10, 1) {
+			for i := range o.reps(7, 1) {
 				o.step("%s: %s: run %d", how.name, c.name, i+1)
 				gap, took, err := b.survive(ctx, o, c, how)
 				if err != nil {

@@ -69,10 +69,11 @@ const (
 )
 
 func runFeatures(ctx context.Context, o Options) (*Result, error) {
-	b, err := newBench()
+	b, err := newFeatureBench()
 	if err != nil {
 		return nil, err
 	}
+	defer b.Close()
 	table := Table{
 		Name: "table1", Title: "Features, by exercises; the paper's marks in brackets where they differ",
 		Header: append([]string{"feature"}, featureColumns[:]...),
@@ -117,6 +118,19 @@ func runFeatures(ctx context.Context, o Options) (*Result, error) {
 		r.Verdict = Verdict{HoldsPartly, fmt.Sprintf("TCPLS lacks: %s.", strings.Join(missing, ", "))}
 	}
 	return r, nil
+}
+
+// newFeatureBench is over loopback, and where it can be, also over a network of
+// two links: the first one loses packets, the second one takes its time.
+func newFeatureBench() (*bench, error) {
+	b, err := newBench()
+	if err != nil {
+		return nil, err
+	}
+	if Supported() == nil {
+		b.lossy, err = newNetBench(TwoHosts(Shape{Delay: time.Millisecond, Loss: 0.02}, Shape{Delay: latencyRTT / 2}))
+	}
+	return b, err
 }
 
 // find exercises the cell.

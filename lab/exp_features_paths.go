@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"github.com/go-tcpls/tcpls"
+	"github.com/go-tcpls/tcpls/bpfcc"
 )
 
 // The rows of Table 1 that are about streams and paths.
@@ -281,11 +282,38 @@ var pluginization = feature{"pluginization", [4]cell{
 	{paper: lacks, mark: lacks, absent: "a congestion control is the kernel's, chosen by its name"},
 	{paper: lacks, mark: lacks, absent: "as TCP"},
 	{paper: lacks, mark: lacks, absent: "quic-go has one congestion control and no plugins"},
-	{paper: partly, exercise: tcplsPlugin, restriction: "strategies for paths are Go code of the application, not sent by the peer"},
+	{paper: partly, exercise: tcplsPlugin, restriction: "what the peer can send are congestion controls, for Linux, where the application takes them"},
 }}
 
-// tcplsPlugin lets the application's own path manager open a path.
+// tcplsPlugin sends the client a congestion control where its kernel can take
+// one, and else lets the application's own path manager open a path.
 func tcplsPlugin(ctx context.Context, b *bench) (string, error) {
+	if bpfcc.Supported() != nil {
+		return ownPathManager(ctx, b)
+	}
+	server, client := b.server(), b.client()
+	client.tcpls.CCHost = new(bpfcc.Host)
+	l, err := server.listenTCPLS(ctx, "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	sess, err := client.dialTCPLS(ctx, l.Addr().String())
+	if err != nil {
+		return "", err
+	}
+	defer sess.Close()
+	peer, err := l.Accept(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := peer.OfferCC(ctx, bpfcc.Bandwidth()); err != nil {
+		return "", err
+	}
+	return "the server sent a congestion control, eBPF, which the client's kernel loaded and used from then on", nil
+}
+
+func ownPathManager(ctx context.Context, b *bench) (string, error) {
 	client := b.client()
 	joined := make(chan error, 1)
 	client.tcpls.PathManager = tcpls.PathManagerFunc(func(ctx context.Context, s *tcpls.Session) error {

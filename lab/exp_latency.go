@@ -48,11 +48,7 @@ var visitors = []visitor{
 }
 
 func runLatency(ctx context.Context, o Options) (*Result, error) {
-	topology := TwoHosts(Shape{Delay: latencyRTT / 2})
-	for _, host := range []string{"client", "server"} {
-		topology.Hosts = append(topology.Hosts, HostSpec{Name: host, Sysctls: map[string]string{"net.ipv4.tcp_fastopen": "3"}})
-	}
-	b, err := newNetBench(topology)
+	b, err := newNetBench(TwoHosts(Shape{Delay: latencyRTT / 2}))
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func runStreams(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer b.Close()
-	objects := pick(o, 200, 24)
+	objects := pick(o, 100, 24)
 	t := Table{Name: "objects", Title: fmt.Sprintf("%d objects of %d KiB, %d at a time, over links of 20 Mbit/s, 40 ms there and back, 1%% loss: ms for each", objects, objectSize>>10, workers),
 		Header: []string{"how", "median", "90 %", "99 %", "all together s"}}
 	raw := Table{Name: "times", Title: "All objects", Header: []string{"how", "run", "ms"}, DataOnly: true}
@@ -61,7 +61,7 @@ func runStreams(ctx context.Context, o Options) (*Result, error) {
 			continue
 		}
 		var times, wholes []float64
-		for i := range o.reps(5, 1) {
+		for i := range o.reps(3, 1) {
 			o.step("%s: run %d", a.name, i+1)
 			some, whole, err := b.moveObjects(ctx, a, objects)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -65,7 +66,8 @@ func (p *Plot) Write(w io.Writer, format string) error {
 	g.Title.Text = p.Title
 	g.X.Label.Text, g.Y.Label.Text = p.X, p.Y
 	g.Y.Min = 0
-	g.Legend.Top = true
+	// Distributions end at the top, and goodput seldom does.
+	g.Legend.Top = !slices.ContainsFunc(p.Lines, func(l Line) bool { return l.Steps })
 	g.Add(plotter.NewGrid())
 	for _, draw := range []func(*plot.Plot) error{p.drawLines, p.drawBars, p.drawMarks} {
 		if err := draw(g); err != nil {

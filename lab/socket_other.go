@@ -7,10 +7,8 @@ import (
 	"syscall"
 )
 
-func controlCongestion(syscall.RawConn, string) error {
-	return errors.New("a congestion control can be chosen on Linux only")
-}
+var errSockets = errors.New("sockets are given a congestion control and TCP Fast Open on Linux only")
 
-func controlFastOpen(syscall.RawConn) error {
-	return errors.New("TCP Fast Open is used on Linux only")
-}
+func controlCongestion(syscall.RawConn, string) error { return errSockets }
+func controlFastOpen(syscall.RawConn) error           { return errSockets }
+func controlFastOpenListener(syscall.RawConn) error   { return errSockets }

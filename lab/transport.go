@@ -95,7 +95,7 @@ func transportNamed(name string) (transport, error) {
 // TCP
 
 func (e endpoint) listenTCP(ctx context.Context, address string, multipath bool) (net.Listener, error) {
-	lc := net.ListenConfig{Control: e.control}
+	lc := net.ListenConfig{Control: e.controlListener}
 	lc.SetMultipathTCP(multipath) // Go's default is true
 	var l net.Listener
 	err := e.do(func() (err error) {
@@ -142,13 +142,22 @@ func (e endpoint) dialTCP(ctx context.Context, address string, multipath bool) (
 
 // control prepares a client's TCP socket.
 func (e endpoint) control(_, _ string, c syscall.RawConn) error {
+	return e.controlSocket(c, controlFastOpen)
+}
+
+// controlListener prepares a server's.
+func (e endpoint) controlListener(_, _ string, c syscall.RawConn) error {
+	return e.controlSocket(c, controlFastOpenListener)
+}
+
+func (e endpoint) controlSocket(c syscall.RawConn, fastOpen func(syscall.RawConn) error) error {
 	if e.congestion != "" {
 		if err := controlCongestion(c, e.congestion); err != nil {
 			return err
 		}
 	}
 	if e.tcpls.FastOpen {
-		return controlFastOpen(c)
+		return fastOpen(c)
 	}
 	return nil
 }
@@ -229,14 +238,6 @@ func listenTCPLS(ctx context.Context, address string, e endpoint) (net.Listener,
 }
 
 func (e endpoint) listenTCPLS(ctx context.Context, address string) (*tcpls.Listener, error) {
-	if e.tcpls.FastOpen { // which is set before the socket listens
-		var l *tcpls.Listener
-		err := e.do(func() (err error) {
-			l, err = tcpls.Listen("tcp", address, e.tcplsConfig())
-			return err
-		})
-		return l, err
-	}
 	inner, err := e.listenTCP(ctx, address, false)
 	if err != nil {
 		return nil, err
