@@ -126,14 +126,14 @@ func TestThroughput(t *testing.T) {
 	}
 }
 
-// Round trips of 200 ms are counted whole, which leaves the machine half of one.
+// Round trips of 200 ms are counted whole, which leaves the machine one of them.
 func TestLatency(t *testing.T) {
 	r := run(t, "latency")
 	for name, most := range map[string]float64{
-		"TCPLS": 3.5, "TCPLS, early data": 2.5, "TCPLS, early data and Fast Open": 1.5, "join": 2.5, "join with Fast Open": 1.5,
+		"TCPLS": 4, "TCPLS, early data": 3, "TCPLS, early data and Fast Open": 2, "join": 3, "join with Fast Open": 2,
 	} {
-		if got := value(t, r, name); got > most {
-			t.Errorf("%s: %.2f round trips, more than %.1f", name, got, most)
+		if got := value(t, r, name); got >= most {
+			t.Errorf("%s: %.2f round trips, not less than %g", name, got, most)
 		}
 	}
 }
