@@ -1,0 +1,96 @@
+package tcpls_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-tcpls/tcpls"
+	"github.com/go-tcpls/tcpls/lab"
+)
+
+// BenchmarkFirstBytes is how long a client waits for the first bytes of an answer
+// of 64 KiB over an emulated link with the kernel's own TCP: in milliseconds, the
+// median of new connections. A round trip is the least.
+func BenchmarkFirstBytes(b *testing.B) {
+	for _, link := range []lab.Shape{
+		{Rate: 1 * lab.Mbit, Delay: 20 * time.Millisecond},
+		{Rate: 10 * lab.Mbit, Delay: 20 * time.Millisecond},
+		{Rate: 100 * lab.Mbit, Delay: 50 * time.Millisecond},
+	} {
+		n := lab.Start(b, lab.TwoHosts(link))
+		for _, full := range []bool{true, false} {
+			b.Run(fmt.Sprintf("%v/%v/full=%v", link.Rate, 2*link.Delay, full), func(b *testing.B) {
+				client, server := exampleConfigs()
+				client.TLS.ServerName, server.TLS.DynamicRecordSizingDisabled = "localhost", full
+				client.Congestion, server.Congestion = "cubic", "cubic"
+				inner, err := n.Host("server").Listen(b.Context(), "tcp", "10.0.0.2:443")
+				if err != nil {
+					b.Fatal(err)
+				}
+				l, err := tcpls.NewListener(inner, server)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer l.Close()
+				go answerAll(l, make([]byte, 64<<10))
+				d := &tcpls.Dialer{Config: client, DialContext: n.Host("client").Dial}
+				var first, last []float64
+				for b.Loop() {
+					f, l := answerTimes(b, d)
+					first, last = append(first, f), append(last, l)
+				}
+				slices.Sort(first)
+				slices.Sort(last)
+				b.ReportMetric(first[len(first)/2], "first-ms")
+				b.ReportMetric(last[len(last)/2], "last-ms")
+			})
+		}
+	}
+}
+
+// answerAll answers each stream's first byte.
+func answerAll(l *tcpls.Listener, answer []byte) {
+	streams := l.Streams()
+	for {
+		c, err := streams.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
+				_, _ = c.Write(answer) // the client misses what fails
+			}
+			_ = c.Close() // likewise
+		}()
+	}
+}
+
+// answerTimes is when the first and the last bytes of an answer came, in
+// milliseconds.
+func answerTimes(b *testing.B, d *tcpls.Dialer) (first, last float64) {
+	s, err := d.Dial(b.Context(), "tcp", "10.0.0.2:443")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	st, err := s.OpenStream(context.Background())
+	if err != nil {
+		b.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := st.Write([]byte{0}); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := st.Read(make([]byte, 1)); err != nil {
+		b.Fatal(err)
+	}
+	first = float64(time.Since(began).Microseconds()) / 1000
+	if _, err := io.Copy(io.Discard, st); err != nil {
+		b.Fatal(err)
+	}
+	return first, float64(time.Since(began).Microseconds()) / 1000
+}
