@@ -36,7 +36,7 @@ type linkEmulator struct {
 	boxes []box
 	rng   *rand.Rand // the boxes'
 	send  func(from int, to side, ip []byte, now time.Duration)
-	reset *resetter  // nil: none is due
+	reset *resetter // nil: none is due
 }
 
 // A direction is one of the two of a link.
