@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -332,4 +333,63 @@ func TestUnansweredTCPOptions(t *testing.T) {
 			t.Errorf("%d requests wait, want %d", n, wire.MaxOptions)
 		}
 	})
+}
+
+// Options of the handshake go with early data too, and are answered once, whether
+// the server accepts it or not.
+func TestTCPOptionsWithEarlyData(t *testing.T) {
+	for _, accepts := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked atomic.Int32
+			w := newEarlyWorld(t, func(client, server *Config) {
+				client.PeerTCPOptions = []TCPOption{TCPUserTimeout(time.Minute), TCPDSCP(1)}
+				server.PeerTCPOptions = []TCPOption{TCPKeepAlive(time.Minute)}
+				server.AcceptTCPOption = func(o TCPOption) (TCPOption, error) {
+					asked.Add(1)
+					return o, nil
+				}
+			})
+			w.visit(t)
+			if !accepts {
+				w.listener.cfg.PeerTCPOptions = []TCPOption{TCPDSCP(8), TCPDSCP(1)} // so the parameters are others
+			}
+			asked.Store(0)
+			c := w.dial(t)
+			st, err := c.OpenStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustWrite(t, st, []byte("early"))
+			s := w.accept(t)
+			accepted, err := s.AcceptStream(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRead(t, "early", accepted, []byte("early"))
+			if _, err := c.SetPeerTCPOption(t.Context(), nil, TCPDSCP(0)); !errors.Is(err, errors.ErrUnsupported) { // a connection in memory has none
+				t.Errorf("one more option: %v", err)
+			}
+			if _, err := c.Ping(t.Context()); err != nil { // by then the client's answers have arrived
+				t.Fatal(err)
+			}
+			want := EarlyDataRefused
+			if accepts {
+				want = EarlyDataAccepted
+			}
+			if c.EarlyData() != want {
+				t.Errorf("early data: %v, want %v", c.EarlyData(), want)
+			}
+			if n := asked.Load(); n != 3 {
+				t.Errorf("the server's policy was asked %d times, want 3", n)
+			}
+			for name, s := range map[string]*Session{"client": c, "server": s} {
+				s.mu.Lock()
+				if n := len(s.options.waiting) + len(s.options.todo); n != 0 {
+					t.Errorf("%s: %d requests are unanswered", name, n)
+				}
+				s.mu.Unlock()
+			}
+			closeBoth(t, c, s)
+		})
+	}
 }

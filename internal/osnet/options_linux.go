@@ -3,6 +3,7 @@ package osnet
 import (
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -88,11 +89,30 @@ func MaxPacingRate(rc syscall.RawConn) (rate uint64, err error) {
 }
 
 // SetWindowClamp bounds the receive window that a socket offers, in bytes. The
-// kernel raises what is less than half of its smallest buffer.
+// kernel raises what is less than half of its smallest buffer. Beyond
+// net.core.rmem_max it holds only until the kernel next enlarges the socket's
+// buffer, unless this process has CAP_NET_ADMIN.
 func SetWindowClamp(rc syscall.RawConn, n int) error {
 	return control(rc, "TCP_WINDOW_CLAMP", func(fd int) error {
+		// A buffer that grows by itself takes the clamp with it. One that was set
+		// doesn't grow; the kernel makes it twice n, of which a window takes half.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil && n <= maxReceiveBuffer() {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n); err != nil {
+				return err
+			}
+		}
 		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, n)
 	})
+}
+
+// maxReceiveBuffer is what a process may give a socket, 0 if that isn't known.
+func maxReceiveBuffer() int {
+	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return n
 }
 
 // WindowClamp returns the largest receive window that a socket offers, in bytes.
