@@ -119,14 +119,14 @@ func goodput(t *testing.T, from, to *Stream, n int, look func()) float64 {
 
 func TestPacingRateEffect(t *testing.T) {
 	netns.Run(t, func(t *testing.T) {
-		const rate = 1 << 20
+		const rate = 256 << 10
 		client, server := tcpPair(t, nil)
 		opened, accepted := openStream(t, client, server)
 		wantOption(t, client, nil, TCPMaxPacingRate(rate), TCPMaxPacingRate(rate))
 		paced := goodput(t, accepted, opened, 2*rate, func() {})
 		wantOption(t, client, nil, TCPMaxPacingRate(0), TCPMaxPacingRate(0))
 		free := goodput(t, accepted, opened, 2*rate, func() {})
-		t.Logf("%.1f MiB/s of %d that were asked for, %.1f without", paced/(1<<20), rate>>20, free/(1<<20))
+		t.Logf("%.0f KiB/s of %d that were asked for, %.0f without", paced/(1<<10), rate>>10, free/(1<<10))
 		if paced > 1.5*rate || paced < rate/4 {
 			t.Errorf("%.0f bytes per second, of %d", paced, rate)
 		}
