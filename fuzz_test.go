@@ -31,6 +31,9 @@ func FuzzSession(f *testing.F) {
 		{attach, frames(2, "x", wire.AppendKeyUpdate(nil, 1)), frames(0, "", wire.AppendAttach(nil, 5, 0, 0), wire.AppendAck(nil, 1, 1, 1<<20))},
 		{fuzzRecord(1, wire.TypeOption, []byte{1, 0, 28, 0, 30}), fuzzRecord(1, wire.TypeOption, []byte{2, 0x80, 1, 0, 0, 0x41, 4, 0, 0})},
 		{frames(1, "", wire.AppendOptionAnswer(nil, 1, wire.OptionSet, []byte{0, 30}))},
+		{frames(1, "", offerOf(1, []byte("object"))), frames(1, "", wire.AppendDataCC(nil, 1, 0, []byte("obj")), wire.AppendDataCC(nil, 1, 3, []byte("ect")))},
+		{frames(1, "", offerOf(1, []byte("object"))), frames(1, "", wire.AppendWithdrawCC(nil, 1), offerOf(2, []byte("another")))},
+		{frames(1, "", wire.AppendAnswerCC(nil, 1, wire.ProgramWanted, 0, ""), wire.AppendAnswerCC(nil, 1, wire.ProgramLoaded, 0, ""))},
 		{fuzzRecord(0, byte(record.Alert), []byte{1, 0})},
 		{fuzzRecord(0, byte(record.Handshake), []byte{4, 0, 0, 1, 0})},
 	} {
@@ -53,7 +56,11 @@ func fuzzRecord(context, t byte, content []byte) []byte {
 }
 
 func fuzzSession(t *testing.T, input []byte) {
-	p := newTestPeer(t, true, func(c *Config) { c.SendBuffer, c.MaxStreams, c.CloseTimeout = 64<<10, 20, time.Second })
+	host := &testCCHost{max: 4 << 10}
+	p := newTestPeer(t, true, func(c *Config) {
+		c.SendBuffer, c.MaxStreams, c.CloseTimeout = 64<<10, 20, time.Second
+		takeCC(host)(c)
+	})
 	go echo(p.sess)
 	drained := make(chan struct{})
 	go func() {
@@ -89,9 +96,16 @@ func fuzzSession(t *testing.T, input []byte) {
 	if n := p.sess.Stats().Streams; n > 20 {
 		t.Errorf("%d streams are open, 20 are allowed", n)
 	}
+	if n := len(p.sess.hosted.object); n > host.max {
+		t.Errorf("%d bytes of an object are kept, %d are taken", n, host.max)
+	}
 	_ = p.conn.Close() // ends the session, if it lives
 	<-p.sess.Context().Done()
 	<-drained
+	_ = p.sess.Close() // what hosts a congestion control has ended then
+	if host.loads.Load() != host.closed.Load() || host.loads.Load() > maxCCOffers {
+		t.Errorf("%d congestion controls were loaded, %d unloaded", host.loads.Load(), host.closed.Load())
+	}
 	if context.Cause(p.sess.Context()) == nil {
 		t.Error("the session ended without a reason")
 	}
