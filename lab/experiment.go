@@ -160,6 +160,7 @@ func Experiments() []Experiment {
 		latency,
 		failover,
 		aggregation,
+		middleboxExperiment,
 	}
 	slices.SortFunc(all, func(a, b Experiment) int { return cmp.Compare(a.Name, b.Name) })
 	return all
