@@ -27,8 +27,10 @@ func TestAccuracy(t *testing.T) {
 		t.Skip("takes 10 s")
 	}
 	const delay, rate = 20 * time.Millisecond, 100 * lab.Mbit
-	// A queue that never runs empty, even if this machine stands still for a while.
-	shape := lab.Shape{Rate: rate, Delay: delay, Queue: 2_000_000}
+	// The senders' buffers are larger than what is under way, and smaller than
+	// the queue: nothing is lost, so TCP keeps the links full even if this machine
+	// stands still for a while.
+	shape := lab.Shape{Rate: rate, Delay: delay, Queue: 4_000_000}
 	n := lab.Start(t, lab.TwoHosts(shape, shape))
 	links := []string{"path0", "path1"}
 
@@ -96,6 +98,9 @@ func measure(t *testing.T, n *lab.Network, links []string, pace int) []float64 {
 				if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace); err != nil {
 					return err
 				}
+			}
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1_500_000); err != nil { // twice that
+				return err
 			}
 			return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 		})
