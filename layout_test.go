@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	".": {"internal/osnet", "internal/record", "internal/tls13", "internal/tlsconn", "internal/wire", "sched"},
 
 	"bpfcc":     {"."},
-	"cmd/tcpls": {".", "bpfcc", "internal/linkemu", "lab"},
+	"cmd/tcpls": {".", "sched", "bpfcc", "internal/linkemu", "lab"},
 
 	"lab": {".", "bpfcc", "internal/record", "internal/wire"},
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -182,14 +181,12 @@ func (rs remotes) to(t *tool, f *clientFlags, to target) (*remote, error) {
 }
 
 // paths tells of the paths of all sessions, if there is something to tell.
-func (rs remotes) paths() string {
-	var texts []string
+func (rs remotes) paths() (rows []pathRow) {
+	now := time.Now()
 	for _, r := range rs {
-		if text := r.paths.summary(); text != "" {
-			texts = append(texts, text)
-		}
+		rows = append(rows, r.paths.rows(now)...)
 	}
-	return strings.Join(texts, "; ")
+	return rows
 }
 
 func (rs remotes) close(t *tool) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/go-tcpls/tcpls"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 // pathSpecs are the values of --path: between which addresses further paths of
@@ -19,8 +21,8 @@ import (
 type pathSpecs []tcpls.PathSpec
 
 func (p *pathSpecs) register(cmd *cobra.Command, mode *pathMode) {
-	cmd.Flags().Var(mode, "mode", "how several paths are used: failover, aggregate or redundant")
-	cmd.Flags().Var(p, "path", "open another path: from if:NAME or src:ADDR, to dst:ADDR:PORT, as a backup; several of these with commas; repeatable")
+	cmd.Flags().Var(mode, "mode", "how several paths are used: failover, aggregate, redundant or pinned")
+	cmd.Flags().Var(p, "path", "open another path: from if:NAME or src:ADDR, to dst:ADDR:PORT, as a backup, with weight=N; several of these with commas; repeatable")
 }
 
 // pathMode is the value of --mode.
@@ -28,13 +30,13 @@ type pathMode tcpls.Mode
 
 // Set parses the name of a mode.
 func (m *pathMode) Set(text string) error {
-	for mode := tcpls.ModeFailover; mode <= tcpls.ModeRedundant; mode++ {
+	for mode := tcpls.ModeFailover; mode <= tcpls.ModePinned; mode++ {
 		if text == mode.String() {
 			*m = pathMode(mode)
 			return nil
 		}
 	}
-	return fmt.Errorf("%q isn't failover, aggregate or redundant", text)
+	return fmt.Errorf("%q isn't failover, aggregate, redundant or pinned", text)
 }
 
 func (m *pathMode) String() string { return tcpls.Mode(*m).String() }
@@ -47,8 +49,16 @@ func (p *pathSpecs) Set(text string) error {
 	var spec tcpls.PathSpec
 	for part := range strings.SplitSeq(text, ",") {
 		end, address, _ := strings.Cut(part, ":")
+		weight, weighted := strings.CutPrefix(part, "weight=")
+		if weighted {
+			end = "weight"
+		}
 		var err error
 		switch end {
+		case "weight":
+			if spec.Weight, err = strconv.Atoi(weight); err == nil && (spec.Weight < 1 || spec.Weight > sched.MaxWeight) {
+				err = errors.New("out of range")
+			}
 		case "if":
 			if spec.Interface = address; address == "" {
 				err = errors.New("no name")
@@ -64,7 +74,7 @@ func (p *pathSpecs) Set(text string) error {
 		case "dst":
 			spec.Remote, err = netip.ParseAddrPort(address)
 		default:
-			err = errors.New("none of if, src, dst, backup")
+			err = errors.New("none of if, src, dst, backup, weight")
 		}
 		if err != nil {
 			return fmt.Errorf("%q isn't a path such as if:wlan0,backup or src:192.0.2.7 or dst:198.51.100.1:4433", text)
@@ -97,6 +107,9 @@ func specText(spec tcpls.PathSpec) string {
 	if spec.Backup {
 		parts = append(parts, "backup")
 	}
+	if spec.Weight > 0 {
+		parts = append(parts, fmt.Sprintf("weight=%d", spec.Weight))
+	}
 	return strings.Join(parts, ",")
 }
 
@@ -112,6 +125,7 @@ type pathKeeper struct {
 
 	mu       sync.Mutex
 	sessions map[*tcpls.Session]struct{}
+	meters   map[*tcpls.Path]*meter
 }
 
 // meet looks after a session that it doesn't know yet.
@@ -210,28 +224,4 @@ func eventText(e tcpls.Event) string {
 		text += ": " + cause(e.Err)
 	}
 	return text
-}
-
-// summary lists the paths where there is more to say than that there is one.
-func (k *pathKeeper) summary() string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var texts []string
-	dull := true
-	for s := range k.sessions {
-		paths := s.Paths()
-		dull = dull && len(paths) == 1
-		for _, p := range paths {
-			text := fmt.Sprint(p.ID())
-			if state := p.State(); state != tcpls.PathActive {
-				text += " " + state.String()
-				dull = false
-			}
-			texts = append(texts, text)
-		}
-	}
-	if dull {
-		return ""
-	}
-	return "paths " + strings.Join(texts, ", ")
 }

@@ -18,13 +18,13 @@ import (
 )
 
 func TestPathSpecs(t *testing.T) {
-	for _, text := range []string{"src:192.0.2.7", "dst:198.51.100.1:4433", "dst:[2001:db8::1]:443", "src:2001:db8::7,dst:[2001:db8::1]:443", "if:wlan0", "if:wlan0,dst:198.51.100.1:4433,backup"} {
+	for _, text := range []string{"src:192.0.2.7", "dst:198.51.100.1:4433", "dst:[2001:db8::1]:443", "src:2001:db8::7,dst:[2001:db8::1]:443", "if:wlan0", "if:wlan0,dst:198.51.100.1:4433,backup", "if:wlan0,weight=1", "src:192.0.2.7,backup,weight=1000"} {
 		var p pathSpecs
 		if err := p.Set(text); err != nil || p.String() != text {
 			t.Errorf("%s was read as %v, %v", text, p, err)
 		}
 	}
-	for _, text := range []string{"", "192.0.2.7", "src:", "src:example.com", "src:192.0.2.7:80", "dst:198.51.100.1", "dst:example.com:443", "if:", "backup:yes", "src:192.0.2.7,"} {
+	for _, text := range []string{"", "192.0.2.7", "src:", "src:example.com", "src:192.0.2.7:80", "dst:198.51.100.1", "dst:example.com:443", "if:", "backup:yes", "src:192.0.2.7,", "weight=", "weight=0", "weight=1001", "weight=-1", "weight:3", "if:wlan0,weight=two"} {
 		var p pathSpecs
 		if err := p.Set(text); err == nil {
 			t.Errorf("%q was taken as %v", text, p)
@@ -142,6 +142,53 @@ func testFurtherPath(t *testing.T, verb string) {
 	for _, want := range []string{`(?m)^path 1: in use from now on$`, `(?m)file  8\.39 MB  in .*over TCPLS$`} {
 		if !regexp.MustCompile(want).MatchString(stderr.String()) {
 			t.Errorf("%s isn't in\n%s", want, stderr.String())
+		}
+	}
+}
+
+// The display of a terminal shows each path of a download with its rate, and
+// that one is suspect, while the download goes on over the others.
+func TestPathRows(t *testing.T) {
+	served, local := t.TempDir(), t.TempDir()
+	u, links := serveBehind(t, served, 2)
+	content := make([]byte, 24<<20)
+	if err := os.WriteFile(filepath.Join(served, "file"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/file"
+	var stderr lockedBuffer
+	status := make(chan int, 1)
+	args := []string{"get", "--mode", "aggregate", "--path", "dst:" + links[1].Addr().String(), "-o", filepath.Join(local, "file"), u.String()}
+	go func() {
+		status <- run(t.Context(), &ui{out: io.Discard, err: &stderr, width: func() int { return 120 }}, args)
+	}()
+	shown := func(row string) func() bool {
+		return func() bool { return regexp.MustCompile(row).MatchString(stderr.String()) }
+	}
+	eventually(t, "both rates", func() bool {
+		return shown(`path 0  active  +[0-9.]+ MB/s .*127\.0\.0\.1:\d+ to 127`)() && shown(`path 1  active  +[0-9.]+ MB/s `)()
+	})
+	links[1].Set(linkemu.Blackhole)
+	eventually(t, "a suspect path", shown(`path 1  suspect`))
+	if s := <-status; s != exitOK {
+		t.Fatalf("status %d\n%s", s, stderr.String())
+	}
+	if !shown(`(?m)path 1: suspect: `)() {
+		t.Errorf("no line tells of the suspect path in\n%s", stderr.String())
+	}
+}
+
+// A rate is measured over a second, however often the display asks.
+func TestMeter(t *testing.T) {
+	var m meter
+	at := func(ms int) time.Time { return time.UnixMilli(int64(1000 + ms)) }
+	for _, step := range []struct {
+		ms    int
+		bytes uint64
+		want  float64
+	}{{0, 1000, -1}, {200, 2000, -1}, {999, 5000, -1}, {1000, 11000, 10000}, {1500, 99000, 10000}, {3000, 51000, 20000}, {4000, 51000, 0}} {
+		if got := m.measure(step.bytes, at(step.ms)); got != step.want {
+			t.Errorf("after %d ms: %v bytes a second, want %v", step.ms, got, step.want)
 		}
 	}
 }

@@ -22,14 +22,14 @@ type progress struct {
 	skipped atomic.Int64 // of those, the ones that needn't travel
 	total   atomic.Int64 // bytes of the transfers whose size is known
 	files   int
-	paths   func() string // in words, or ""
-	ended   atomic.Int64  // files
+	paths   func() []pathRow
+	ended   atomic.Int64 // files
 
 	stopc chan struct{}
 	wg    sync.WaitGroup
 }
 
-func startProgress(u *ui, files int, paths func() string) *progress {
+func startProgress(u *ui, files int, paths func() []pathRow) *progress {
 	p := &progress{u: u, started: time.Now(), files: files, paths: paths, stopc: make(chan struct{})}
 	interval := lineInterval
 	if u.width != nil {
@@ -64,9 +64,9 @@ func (p *progress) show() {
 		paths: p.paths(),
 	}
 	if p.u.width != nil {
-		p.u.draw(state.bar(p.u.width()))
+		p.u.draw(state.picture(p.u.width()))
 	} else {
-		p.u.say("%s", state.line())
+		p.u.say("%s", strings.Join(append([]string{state.line()}, state.rows()...), "\n"))
 	}
 }
 
@@ -75,7 +75,7 @@ type progressState struct {
 	done, total, skipped int64
 	files, ended         int
 	elapsed              time.Duration
-	paths                string
+	paths                []pathRow
 }
 
 // line says in words where the transfers are.
@@ -90,13 +90,27 @@ func (s progressState) line() string {
 		left := time.Duration(float64(s.elapsed) * float64(s.total-s.done) / float64(moved))
 		text += "  " + left.Round(time.Second).String() + " left"
 	}
-	if s.paths != "" {
-		text += "  " + s.paths
-	}
 	if s.files > 1 {
 		text = fmt.Sprintf("%d/%d files  %s", s.ended, s.files, text)
 	}
 	return text
+}
+
+// rows are lines below, one for each path.
+func (s progressState) rows() (rows []string) {
+	for _, p := range s.paths {
+		rows = append(rows, "  "+p.String())
+	}
+	return rows
+}
+
+// picture draws the bar, and the paths below it, within a width of columns.
+func (s progressState) picture(width int) string {
+	lines := []string{s.bar(width)}
+	for _, row := range s.rows() {
+		lines = append(lines, row[:max(0, min(len(row), width-1))])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // bar draws the state within a width of columns.

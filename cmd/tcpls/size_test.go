@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -69,6 +70,23 @@ func TestProgressDisplay(t *testing.T) {
 		for width := range 200 {
 			if bar := test.state.bar(width); len(bar) > max(0, width-1) {
 				t.Errorf("%s: the bar has %d columns of %d: %q", test.name, len(bar), width, bar)
+			}
+		}
+	}
+	two := progressState{done: 1e6, files: 1, elapsed: time.Second, paths: []pathRow{
+		{id: 0, state: "suspect", rate: 0, rtt: 20100 * time.Microsecond, from: "192.0.2.9:1", to: "192.0.2.7:443"},
+		{id: 12, state: "active", rate: -1, from: "[2001:db8::9]:2", to: "[2001:db8::7]:443"},
+	}}
+	want := "1.00 MB  1.00 MB/s\n" +
+		"  path 0  suspect      0 B/s  rtt 20.1ms  192.0.2.9:1 to 192.0.2.7:443\n" +
+		"  path 12 active           -              [2001:db8::9]:2 to [2001:db8::7]:443"
+	if got := two.picture(120); got != want {
+		t.Errorf("two paths\n got %q\nwant %q", got, want)
+	}
+	for width := range 100 {
+		for _, line := range strings.Split(two.picture(width), "\n") {
+			if len(line) > max(0, width-1) {
+				t.Errorf("a line has %d columns of %d: %q", len(line), width, line)
 			}
 		}
 	}
