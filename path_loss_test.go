@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,30 +131,88 @@ func TestTokensOfJoins(t *testing.T) {
 		time.Sleep(time.Second)
 		w.client.mu.Lock()
 		defer w.client.mu.Unlock()
-		if k := &w.client.tickets; len(k.ahead) != 0 || len(k.unused) != maxTokens {
-			t.Errorf("the client has %d tokens, want %d, and waits for the frames of %d", len(k.unused), maxTokens, len(k.ahead))
+		if n := len(w.client.tickets.unused); n != maxTokens {
+			t.Errorf("the client has %d tokens, want %d", n, maxTokens)
 		}
 	})
 }
 
-// Tokens that come with joins, and never by TOKEN, are kept up to a limit.
-func TestTokensAheadLimit(t *testing.T) {
+// Joins that are made at once, with all tokens that there are, and come to nothing,
+// bring as many new ones.
+func TestTokensOfJoinsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, func(_, server *Config) { server.MaxPaths = maxTokens + 2 })
+		w.conn(0).Peer().StallSend(true)
+		for range 4 {
+			var all sync.WaitGroup
+			for range firstTokens {
+				conn, err := w.client.dial(t.Context(), PathSpec{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				all.Go(func() {
+					if spent, err := w.client.takeToken(t.Context()); err != nil {
+						t.Error(err)
+					} else if h, err := joinHandshake(t.Context(), conn, w.client, spent); err != nil {
+						t.Error(err)
+					} else {
+						w.client.keepNext(h.peer.Tokens)
+					}
+					conn.(*memnet.Conn).Peer().StallSend(true)
+					time.Sleep(50 * time.Millisecond)
+					_ = conn.Close() // it has done its duty
+				})
+			}
+			all.Wait()
+		}
+		w.conn(0).Reset()
+		w.wantAlive(t, "after joins whose first words were lost")
+	})
+}
+
+// However many tokens come with joins, some are kept, and those first that weren't
+// tried.
+func TestTokensLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, memnet.Link{}, nil)
 		synctest.Wait()
 		s := w.client
-		for i := range uint32(2 * maxAhead) {
-			s.keepNext([]wire.PathToken{{Path: 100 + i, Token: make([]byte, tokenLen)}})
-			if i >= 4*maxTokens { // one that was tried makes room
-				s.mu.Lock()
-				s.tickets.unused[0].tried = true
-				s.mu.Unlock()
-			}
+		for path := uint32(100); path < 1<<16; path += 13 {
+			s.keepNext([]wire.PathToken{{Path: path, Token: make([]byte, tokenLen)}})
+			s.keepNext([]wire.PathToken{{Path: path, Token: make([]byte, tokenLen)}}) // which it knows
+			s.mu.Lock()
+			s.tickets.unused[0].tried = path%2 == 0
+			s.mu.Unlock()
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if k := &s.tickets; len(k.ahead) != maxAhead || len(k.unused) != 4*maxTokens {
-			t.Errorf("%d tokens of %d paths are kept, want %d of %d", len(k.unused), len(k.ahead), 4*maxTokens, maxAhead)
+		if k := &s.tickets; len(k.seen) > 1<<10 || len(k.unused) != mostTokens {
+			t.Errorf("%d tokens are kept, want %d, and %d bytes of numbers", len(k.unused), mostTokens, 8*len(k.seen))
+		}
+	})
+}
+
+// A server keeps no more tokens for joins that never come to their end.
+func TestTokensOfHandshakesLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{}, nil)
+		synctest.Wait()
+		s := w.server
+		path := uint16(1)
+		for range 10 * mostTokens {
+			next := s.nextToken(path)
+			if again := s.nextToken(path); len(next) != len(again) || len(next) > 0 && next[0].Path != again[0].Path {
+				t.Fatalf("the token of path %d goes with %v, and then with %v", path, next, again)
+			}
+			if len(next) == 0 {
+				break
+			}
+			path = uint16(next[0].Path)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if n := len(s.tickets.unused); n != mostTokens {
+			t.Errorf("%d tokens can be used, want %d", n, mostTokens)
 		}
 	})
 }

@@ -34,6 +34,7 @@ type testPeer struct {
 
 	path    uint32               // the own context of the path that it reads
 	joined  uint32               // the last path's number
+	token   wire.PathToken       // for the next one, if it came with a join
 	next    uint32               // the context announced last
 	raw     []byte               // received, unopened
 	frames  []heardFrame         // received, not yet asked for

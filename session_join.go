@@ -24,17 +24,18 @@ import (
 const (
 	// maxTokens is how many unused tokens a client holds.
 	maxTokens = 8
-	// maxAhead is how many may come with joins before TOKEN frames do.
-	maxAhead = 1 << 10
-	tokenLen = 192
-	tokenMAC = 16
+	// mostTokens is how many there can be with those that go with joins.
+	mostTokens = 4 * maxTokens
+	tokenLen   = 192
+	tokenMAC   = 16
 )
 
 // A token as both ends know it.
 type token struct {
 	path  uint16 // the number of the path that it opens
 	bytes []byte
-	tried bool // a client's: it may be spent
+	tried bool   // a client's: it may be spent
+	next  uint16 // a server's: the path of the token that goes with its join; 0: none yet
 }
 
 // psk derives what proves possession of the session.
@@ -118,10 +119,10 @@ func (r *registry) spend(t []byte) (issued, bool) {
 
 // tickets are a session's tokens; guarded by its mu.
 type tickets struct {
-	given      uint32   // by the server, so far
-	ahead      []uint32 // paths whose token came with a join, and is still to come by TOKEN
-	unused     []token  // the client's, or those of the server that weren't spent
-	peer       bool     // the client's: the server has given some
+	given      uint32  // by a server, so far
+	seen       pathSet // a client's: those of which a token came
+	unused     []token // the client's, or those of the server that weren't spent
+	peer       bool    // the client's: the server has given some
 	invitation *invitation
 }
 
@@ -163,17 +164,40 @@ func (s *Session) giveTokens() {
 	s.control.say(func(c *control) { c.tokens = append(c.tokens, fresh...) })
 }
 
-// nextToken is one of a server's tokens that the client may not have: another
-// one than that of the path that it joins at the moment.
-func (s *Session) nextToken(now uint16) (next []wire.PathToken) {
+// nextToken is the token for a client that joins with the one of the path now,
+// and always the same one, until that is spent too. It makes up for that one, which
+// the server spends once the client must have got this.
+func (s *Session) nextToken(now uint16) []wire.PathToken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range slices.Backward(s.tickets.unused) {
-		if t.path != now {
-			return []wire.PathToken{{Path: uint32(t.path), Token: t.bytes}}
+	t, ok := s.token(now)
+	if !ok {
+		return nil
+	}
+	next, ok := s.token(t.next)
+	if !ok && len(s.tickets.unused) < mostTokens {
+		if fresh := s.mint(1); len(fresh) > 0 {
+			next, ok = fresh[0], true
+			s.tickets.unused[s.indexToken(now)].next = next.path
 		}
 	}
-	return nil
+	if !ok {
+		return nil
+	}
+	return []wire.PathToken{{Path: uint32(next.path), Token: next.bytes}}
+}
+
+// token is the unused token of a path. The caller holds mu.
+func (s *Session) token(path uint16) (t token, ok bool) {
+	i := s.indexToken(path)
+	if i < 0 {
+		return t, false
+	}
+	return s.tickets.unused[i], true
+}
+
+func (s *Session) indexToken(path uint16) int {
+	return slices.IndexFunc(s.tickets.unused, func(t token) bool { return t.path == path })
 }
 
 // keepNext keeps the token that a join has brought.
@@ -183,12 +207,9 @@ func (s *Session) keepNext(tokens []wire.PathToken) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t, k := tokens[0], &s.tickets
-	if t.Path <= k.given || slices.Contains(k.ahead, t.Path) || len(k.ahead) == maxAhead || !s.tokenFits() {
-		return // it is known, or the next join brings it
+	if t := tokens[0]; !s.tickets.seen.has(t.Path) && s.tokenFits() {
+		s.addToken(t.Path, t.Token)
 	}
-	k.ahead = append(k.ahead, t.Path)
-	s.addToken(t.Path, t.Token)
 }
 
 // receiveToken acts on TOKEN.
@@ -198,19 +219,13 @@ func (s *Session) receiveToken(f *wire.Frame) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := &s.tickets
-	if f.Path <= k.given {
-		return violation(wire.CodeProtocol, "TOKEN for path %d after that for path %d", f.Path, k.given)
+	if s.tickets.seen.has(f.Path) { // it came with a join
+		return nil
 	}
-	known := slices.Contains(k.ahead, f.Path)
-	if !known && !s.tokenFits() {
-		return violation(wire.CodeLimit, "more than %d unused tokens", 4*maxTokens)
+	if !s.tokenFits() {
+		return violation(wire.CodeLimit, "more than %d unused tokens", mostTokens)
 	}
-	k.given = f.Path
-	k.ahead = slices.DeleteFunc(k.ahead, func(path uint32) bool { return path <= f.Path })
-	if !known {
-		s.addToken(f.Path, f.Token)
-	}
+	s.addToken(f.Path, f.Token)
 	return nil
 }
 
@@ -218,7 +233,7 @@ func (s *Session) receiveToken(f *wire.Frame) error {
 // caller holds mu.
 func (s *Session) tokenFits() bool {
 	k := &s.tickets
-	if len(k.unused) < 4*maxTokens {
+	if len(k.unused) < mostTokens {
 		return true
 	}
 	i := slices.IndexFunc(k.unused, func(t token) bool { return t.tried })
@@ -227,6 +242,20 @@ func (s *Session) tokenFits() bool {
 	}
 	k.unused = slices.Delete(k.unused, i, i+1)
 	return true
+}
+
+// A pathSet is a set of paths' numbers, of at most 8 KiB.
+type pathSet []uint64
+
+func (set pathSet) has(path uint32) bool {
+	return int(path/64) < len(set) && set[path/64]>>(path%64)&1 == 1
+}
+
+func (set *pathSet) add(path uint32) {
+	for int(path/64) >= len(*set) {
+		*set = append(*set, 0)
+	}
+	(*set)[path/64] |= 1 << (path % 64)
 }
 
 // A PathSpec says between which addresses a path is to run. The zero value
@@ -414,8 +443,15 @@ func joined(conn net.Conn, h *handshake) error {
 	s := i.to.session // since the look-up has waited for it
 	spent := func(t token) bool { return t.path == i.path }
 	s.mu.Lock()
+	t, _ := s.token(i.path)
 	s.tickets.unused = slices.DeleteFunc(s.tickets.unused, spent)
-	s.control.say(func(c *control) { c.tokens = slices.DeleteFunc(c.tokens, spent) }) // if it came with a join
+	next, known := s.token(t.next)
+	s.control.say(func(c *control) {
+		c.tokens = slices.DeleteFunc(c.tokens, spent) // if it came with a join
+		if known && h.joining != nil {                // this one may not have, yet
+			c.tokens = append(c.tokens, next)
+		}
+	})
 	s.mu.Unlock()
 	p := newPath(s, i.path, conn, h.engine.SendLimit())
 	if h.roundTrip > 0 { // a join with early data is no round trip yet

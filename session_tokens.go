@@ -86,7 +86,6 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range a.Tokens {
-		s.tickets.given = t.Path
 		s.addToken(t.Path, t.Token)
 	}
 	if n := len(a.Addresses); n > 0 {
@@ -99,6 +98,7 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 // addToken keeps a token that the server has given. The caller holds mu.
 func (s *Session) addToken(path uint32, t []byte) {
 	s.spread.Store(true)
+	s.tickets.seen.add(path)
 	s.tickets.unused = append(s.tickets.unused, token{path: uint16(path), bytes: bytes.Clone(t)})
 	if !s.tickets.peer {
 		s.tickets.peer = true

@@ -193,9 +193,6 @@ var serverViolations = []violationTest{
 	{"5.2 ATTACH of the client's stream that isn't open", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 1, 0, 0)) }, wire.CodeStreamState},
 	{"5.2 ATTACH beyond the limit", func(p *testPeer) { p.writeFrames(wire.AppendAttach(nil, 2*1024+2, 0, 0)) }, wire.CodeStreamLimit},
 	{"5.3 ACK beyond the control records", func(p *testPeer) { p.writeFrames(wire.AppendAck(nil, wire.Control, 2, 0)) }, wire.CodeAck},
-	{"5.17 TOKEN for the same path again", func(p *testPeer) {
-		p.writeControl(wire.AppendToken(nil, 1, make([]byte, tokenLen)), wire.AppendToken(nil, 1, make([]byte, tokenLen)))
-	}, wire.CodeProtocol},
 	{"5.17 TOKEN for path 0", func(p *testPeer) { p.writeControl(wire.AppendToken(nil, 0, make([]byte, tokenLen))) }, wire.CodeFrame},
 	{"5.18 ADD_ADDRESS with the same id again", func(p *testPeer) {
 		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)), wire.AppendAddAddress(nil, anAddress(1)))
