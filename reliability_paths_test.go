@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -73,9 +74,15 @@ func testReliabilityPaths(t *testing.T, seed uint64) {
 			c.ReconnectFor = 10 * time.Minute
 			c.CloseTimeout = time.Minute
 			c.KeepAlive = time.Duration(r.IntN(20)) * time.Second
+			if r.IntN(4) == 0 { // healthy paths are suspected too
+				c.PathTimeout = time.Duration(20+r.IntN(500)) * time.Millisecond
+			}
+		}
+		if r.IntN(3) == 0 {
+			client.PathManager = StandbyPaths(r.IntN(3))
 		}
 	})
-	s := &storm{t: t, world: w, random: rand.New(rand.NewPCG(seed, 1)), began: time.Now()}
+	s := &storm{t: t, world: w, random: rand.New(rand.NewPCG(seed, 1)), began: time.Now(), pace: 4 << r.IntN(8)}
 	trouble, calm := context.WithTimeout(t.Context(), time.Duration(r.IntN(30))*time.Second)
 	var weather sync.WaitGroup
 	weather.Go(func() { s.rage(trouble) })
@@ -133,6 +140,7 @@ type storm struct {
 	t      *testing.T
 	random *rand.Rand
 	began  time.Time
+	pace   int // most milliseconds between two blows
 	joins  sync.WaitGroup
 }
 
@@ -149,8 +157,9 @@ func (s *storm) rage(ctx context.Context) {
 		pause(ctx, time.Millisecond)
 	}
 	for ctx.Err() == nil {
-		pause(ctx, time.Duration(r.IntN(400))*time.Millisecond)
-		switch r.IntN(13) {
+		pause(ctx, time.Duration(r.IntN(s.pace))*time.Millisecond)
+		end := []*Session{s.client, s.server}[r.IntN(2)]
+		switch r.IntN(17) {
 		case 0, 1, 2:
 			s.join(ctx)
 		case 3, 4, 5:
@@ -173,13 +182,43 @@ func (s *storm) rage(ctx context.Context) {
 			pause(ctx, time.Duration(r.IntN(200))*time.Millisecond)
 			s.cut(ctx, s.conn(s.dialed()-1))
 		case 9:
-			end := []*Session{s.client, s.server}[r.IntN(2)]
 			s.joins.Go(func() { _ = end.UpdateKeys(ctx) }) // a context that has ended is all that can be wrong
 		case 10, 11, 12:
-			s.move(ctx, []*Session{s.client, s.server}[r.IntN(2)])
+			s.move(ctx, end)
+		case 13, 14:
+			s.choose(end)
+		case 15:
+			s.joins.Go(func() { _, _ = end.Ping(ctx) }) // likewise
+		case 16:
+			if !end.client {
+				addr := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(4))}), 443)}
+				_ = end.Advertise(addr[:r.IntN(2)], addr[r.IntN(2):]) // it may be known, or not
+			}
 		}
 	}
 	s.joins.Wait()
+}
+
+// choose has an end prefer a path, or not, for the session or for one stream.
+func (s *storm) choose(end *Session) {
+	r, paths, streams := s.random, end.Paths(), end.openStreams()
+	if len(paths) == 0 {
+		return
+	}
+	p := paths[r.IntN(len(paths))]
+	if r.IntN(2) == 0 {
+		s.log("%s: path %d is a backup, or not any more", role(end), p.ID())
+		p.SetBackup(r.IntN(2) == 0)
+		return
+	}
+	for _, st := range streams {
+		switch r.IntN(3) {
+		case 0:
+			_ = st.SetPath(nil) // it can't fail
+		case 1:
+			s.log("%s: stream %d keeps to path %d: %v", role(end), st.ID(), p.ID(), st.SetPath(p))
+		}
+	}
 }
 
 func (s *storm) hasTokens() bool {
@@ -271,19 +310,23 @@ func (s *storm) cut(ctx context.Context, c *memnet.Conn) {
 
 // settle checks what is left once all streams have ended: nothing.
 func (s *storm) settle() {
+	said := [2]uint64{s.client.control.sealed(), s.server.control.sealed()}
+	settled := func(end *Session, said uint64) bool { // keys go on being changed
+		return end.unacknowledged() == 0 && end.control.kept.ackedFrom(said)
+	}
 	for range 120 { // the last acknowledgements, resets and joins
 		time.Sleep(time.Second)
-		if s.client.gate.unacknowledged() == 0 && s.server.gate.unacknowledged() == 0 {
+		if settled(s.client, said[0]) && settled(s.server, said[1]) {
 			break
 		}
 	}
-	for _, end := range []*Session{s.client, s.server} {
+	for n, end := range []*Session{s.client, s.server} {
 		if end.ended() {
 			s.t.Errorf("%s: the session ended: %v", role(end), end.cause())
 			continue
 		}
-		if n := end.gate.unacknowledged(); n != 0 {
-			s.t.Errorf("%s: %d bytes are still kept\n%s", role(end), n, describe(end))
+		if !settled(end, said[n]) {
+			s.t.Errorf("%s: %d bytes are still kept, and control records from %d\n%s", role(end), end.unacknowledged(), said[n], describe(end))
 		}
 		if n := end.Stats().Streams; n != 0 {
 			s.t.Errorf("%s: %d streams are left", role(end), n)
@@ -297,6 +340,13 @@ func (s *storm) settle() {
 		}
 		ends[1].winMu.Unlock()
 	}
+}
+
+// sealed is how many records of the control context there were.
+func (c *control) sealed() uint64 {
+	c.sealMu.Lock()
+	defer c.sealMu.Unlock()
+	return c.ctx.Seq()
 }
 
 func role(s *Session) string {

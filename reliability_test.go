@@ -153,15 +153,21 @@ func acceptRandom(t *testing.T, seed uint64, s *Session, n int) {
 	}
 }
 
-// payload is what one end of a stream writes; both ends know it.
+// payload is what one end of a stream writes; both ends know it. Most payloads
+// are short, so that what there is time for is many of them.
 func payload(seed uint64, st *Stream, byClient bool) []byte {
 	n := uint64(st.ID()) * 2
 	if byClient {
 		n++
 	}
-	size := rand.New(rand.NewPCG(seed, 5000+n)).IntN(300_000)
-	return testBytes(seed*7919+n, size)
+	r := rand.New(rand.NewPCG(seed, 5000+n))
+	most := 300_000 >> (4 * r.IntN(3))
+	from := r.IntN(len(payloads()) - most)
+	return payloads()[from : from+r.IntN(most)]
 }
+
+// payloads is what they are pieces of: no two places look alike.
+var payloads = sync.OnceValue(func() []byte { return testBytes(1, 1<<20) })
 
 // randomEnd is one end of a stream: it writes its bytes in random pieces and
 // ends them, or gives up at random, and reads what comes.
