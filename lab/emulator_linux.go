@@ -75,7 +75,7 @@ func newEmulator(begin *setup) (*emulator, error) {
 	e.poll = append(e.poll, unix.PollFd{Fd: int32(e.wake), Events: unix.POLLIN})
 	fd := firstFile + begin.Hosts
 	for i, spec := range begin.Links {
-		l := &linkEmulator{tuns: [2]int{fd, fd + 1}, rng: rand.New(rand.NewPCG(begin.Seed, uint64(1<<32+i)))}
+		l := &linkEmulator{tuns: [2]int{fd, fd + 1}, rng: rand.New(rand.NewPCG(begin.Seed, 1<<32+uint64(i)))}
 		l.send = l.sendFrom // once, since a packet shouldn't cost memory
 		l.install(spec.Boxes)
 		fd += 2
