@@ -38,33 +38,14 @@ func buildNetwork(t *testing.T) {
 // alter. Silence alone wouldn't make its paths suspect within the test.
 func networkPair(t *testing.T, change func(client, server *Config)) (client, server *Session) {
 	t.Helper()
-	clientConfig, serverConfig := newTestConfigs()
-	for _, c := range []*Config{clientConfig, serverConfig} {
-		c.ReconnectFor, c.MaxPaths, c.PathTimeout = time.Minute, 8, time.Minute
-	}
-	if change != nil {
-		change(clientConfig, serverConfig)
-	}
-	l, err := Listen("tcp", netip.AddrPortFrom(serverAddr, 0).String(), serverConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	d := &Dialer{Config: clientConfig}
-	if client, err = d.Dial(t.Context(), "tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = l.Accept(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = client.CloseWithError(0, "the test is over")
-		<-server.Context().Done()
+	return tcpPairAt(t, netip.AddrPortFrom(serverAddr, 0).String(), func(client, server *Config) {
+		for _, c := range []*Config{client, server} {
+			c.ReconnectFor, c.PathTimeout = time.Minute, time.Minute
+		}
+		if change != nil {
+			change(client, server)
+		}
 	})
-	if _, err := client.Ping(t.Context()); err != nil { // the server's tokens come before the answer
-		t.Fatal(err)
-	}
-	return client, server
 }
 
 // addPathFrom opens a path whose client's end has an address, and makes it the

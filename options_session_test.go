@@ -14,36 +14,6 @@ import (
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
-// tcpPair opens a session over loopback.
-func tcpPair(t testing.TB, change func(client, server *Config)) (client, server *Session) {
-	t.Helper()
-	clientConfig, serverConfig := newTestConfigs()
-	clientConfig.MaxPaths, serverConfig.MaxPaths = 8, 8
-	if change != nil {
-		change(clientConfig, serverConfig)
-	}
-	l, err := Listen("tcp", "127.0.0.1:0", serverConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	d := &Dialer{Config: clientConfig}
-	if client, err = d.Dial(t.Context(), "tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = l.Accept(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = client.CloseWithError(0, "the test is over")
-		<-server.Context().Done()
-	})
-	if _, err := client.Ping(t.Context()); err != nil { // the server's tokens come before the answer
-		t.Fatal(err)
-	}
-	return client, server
-}
-
 // needOptions skips a test where the system can't set options.
 func needOptions(t *testing.T) {
 	t.Helper()

@@ -43,6 +43,42 @@ func newMemPair(t testing.TB, link memnet.Link, change func(client, server *Conf
 	return p
 }
 
+// tcpPair opens a session over loopback.
+func tcpPair(t testing.TB, change func(client, server *Config)) (client, server *Session) {
+	t.Helper()
+	return tcpPairAt(t, "127.0.0.1:0", change)
+}
+
+// tcpPairAt opens a session with a listener at an address.
+func tcpPairAt(t testing.TB, address string, change func(client, server *Config)) (client, server *Session) {
+	t.Helper()
+	clientConfig, serverConfig := newTestConfigs()
+	clientConfig.MaxPaths, serverConfig.MaxPaths = 8, 8
+	if change != nil {
+		change(clientConfig, serverConfig)
+	}
+	l, err := Listen("tcp", address, serverConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	d := &Dialer{Config: clientConfig}
+	if client, err = d.Dial(t.Context(), "tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.Accept(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = client.CloseWithError(0, "the test is over")
+		<-server.Context().Done()
+	})
+	if _, err := client.Ping(t.Context()); err != nil { // the server's tokens come before the answer
+		t.Fatal(err)
+	}
+	return client, server
+}
+
 func (p *memPair) close() {
 	var both sync.WaitGroup
 	both.Go(func() { _ = p.client.Close() }) // the test has judged what it wanted to
