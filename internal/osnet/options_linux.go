@@ -91,12 +91,15 @@ func MaxPacingRate(rc syscall.RawConn) (rate uint64, err error) {
 // SetWindowClamp bounds the receive window that a socket offers, in bytes. The
 // kernel raises what is less than half of its smallest buffer. Beyond
 // net.core.rmem_max it holds only until the kernel next enlarges the socket's
-// buffer, unless this process has CAP_NET_ADMIN.
+// buffer, unless this process has CAP_NET_ADMIN. Whatever n is, the buffer
+// gets no larger than net.ipv4.tcp_rmem allows.
 func SetWindowClamp(rc syscall.RawConn, n int) error {
 	return control(rc, "TCP_WINDOW_CLAMP", func(fd int) error {
 		// A buffer that grows by itself takes the clamp with it. One that was set
-		// doesn't grow; the kernel makes it twice n, of which a window takes half.
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil && n <= maxReceiveBuffer() {
+		// doesn't grow; the kernel makes it twice n, of which a window takes half. A
+		// clamp that it couldn't outgrow needs none set: SO_RCVBUFFORCE knows no
+		// limits, and who asks for a window isn't to get memory by it.
+		if n <= largestTCPBuffer() && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil && n <= maxReceiveBuffer() {
 			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n); err != nil {
 				return err
 			}
@@ -105,13 +108,21 @@ func SetWindowClamp(rc syscall.RawConn, n int) error {
 	})
 }
 
+// largestTCPBuffer is what the receive buffer of a TCP socket may grow to by
+// itself, also over IPv6, 0 if that isn't known.
+func largestTCPBuffer() int { return lastNumber("/proc/sys/net/ipv4/tcp_rmem") }
+
 // maxReceiveBuffer is what a process may give a socket, 0 if that isn't known.
-func maxReceiveBuffer() int {
-	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
-	if err != nil {
+func maxReceiveBuffer() int { return lastNumber("/proc/sys/net/core/rmem_max") }
+
+// lastNumber reads a kernel parameter, of several numbers the last.
+func lastNumber(file string) int {
+	text, err := os.ReadFile(file)
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) == 0 {
 		return 0
 	}
-	n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	n, _ := strconv.Atoi(fields[len(fields)-1])
 	return n
 }
 

@@ -2,10 +2,15 @@ package osnet
 
 import (
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/go-tcpls/tcpls/internal/netns"
 )
 
 // newOptionPair returns the sockets of a TCP connection over an address family.
@@ -90,6 +95,31 @@ func TestOptions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who asks for a large window gets no more of the kernel's memory by it than any
+// connection may, even from a process that could give it.
+func TestWindowClampAndMemory(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		const largest = 1 << 20
+		if err := os.WriteFile("/proc/sys/net/ipv4/tcp_rmem", []byte("4096 131072 1048576"), 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, test := range []struct{ clamp, most int }{
+			{1 << 30, largest},
+			{largest + 1, largest},
+			{256 << 10, 512 << 10}, // set, to twice the window
+			{64 << 10, 128 << 10},
+		} {
+			rc := newOptionPair(t, "127.0.0.1:0")["near"]
+			if err := SetWindowClamp(rc, test.clamp); err != nil {
+				t.Fatal(err)
+			}
+			if size, err := number(rc, "SO_RCVBUF", unix.SOL_SOCKET, unix.SO_RCVBUF); err != nil || size > test.most {
+				t.Errorf("a window of %d bytes has got a buffer of %d, want at most %d; %v", test.clamp, size, test.most, err)
+			}
+		}
+	})
 }
 
 func TestMayChooseCongestion(t *testing.T) {
