@@ -151,6 +151,19 @@ func (a *arrivals) goodput(name string, step time.Duration) Line {
 	return l
 }
 
+// rises is the end of the first 100 ms from a moment on that have a rate, in
+// Mbit/s; the time of the last arrival if none have.
+func (a *arrivals) rises(from time.Duration, rate float64) time.Duration {
+	const window = 100 * time.Millisecond
+	end := a.took()
+	for at := from; at+window < end; at += window / 10 {
+		if a.rate(at, at+window) >= rate {
+			return at + window
+		}
+	}
+	return end
+}
+
 // reached is when total bytes had come.
 func (a *arrivals) reached(total int64) time.Duration {
 	for _, p := range a.all() {

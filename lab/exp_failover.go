@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/go-tcpls/tcpls"
 )
 
 var failover = Experiment{
@@ -51,7 +53,7 @@ type contestant struct {
 	name       string
 	transport  transport
 	congestion string
-	standby    bool          // a second path from the start
+	keep       string        // which paths there are besides the one in use
 	retry      time.Duration // of the application, for those that don't survive
 }
 
@@ -60,25 +62,32 @@ type contestant struct {
 const retryAfter = time.Second
 
 var contestants = []contestant{
-	{name: "TCPLS, standby path", transport: overTCPLS, congestion: "cubic", standby: true},
-	{name: "TCPLS, standby path, bbr", transport: overTCPLS, congestion: "bbr", standby: true},
+	{name: "TCPLS, standby path", transport: overTCPLS, congestion: "cubic", keep: keepStandby},
+	{name: "TCPLS, standby path, bbr", transport: overTCPLS, congestion: "bbr", keep: keepStandby},
+	{name: "TCPLS, both in use", transport: overTCPLS, congestion: "cubic", keep: keepBoth},
 	{name: "TCPLS, joins anew", transport: overTCPLS, congestion: "cubic"},
-	{name: "TLS/MPTCP, backup path", transport: overMPTCP, congestion: "cubic", standby: true},
-	{name: "TLS/MPTCP, backup path, bbr", transport: overMPTCP, congestion: "bbr", standby: true},
+	{name: "TLS/MPTCP, backup path", transport: overMPTCP, congestion: "cubic", keep: keepStandby},
+	{name: "TLS/MPTCP, backup path, bbr", transport: overMPTCP, congestion: "bbr", keep: keepStandby},
+	{name: "TLS/MPTCP, both in use", transport: overMPTCP, congestion: "cubic", keep: keepBoth},
 	{name: "TLS, application retries", transport: overTLS, congestion: "cubic", retry: retryAfter},
 }
 
 // quick says whether a short run shows the contestant with a breakage.
 func (c *contestant) quick(how breakage) bool {
 	switch {
-	case c.congestion != "cubic":
+	case c.congestion != "cubic" || c.keep == keepBoth:
 		return false
-	case c.transport.name == overTCPLS.name && c.standby:
+	case c.transport.name == overTCPLS.name && c.keep == keepStandby:
 		return true
 	case c.transport.name == overTCPLS.name:
 		return how.name == "RST" || how.name == "blackhole"
 	}
 	return how.name == "blackhole"
+}
+
+// meets says whether the breakage is tried with the contestant.
+func (c *contestant) meets(o Options, how breakage) bool {
+	return (!o.Quick || c.quick(how)) && !(how.notMPTCP && c.transport.name == overMPTCP.name)
 }
 
 // connections are those that a server has accepted.
@@ -107,42 +116,77 @@ func (c *connections) finish() error {
 const survivalTime = 15 * time.Second
 
 func runFailover(ctx context.Context, o Options) (*Result, error) {
-	b, err := newNetBench(TwoHosts(paperLink(25, 15), paperLink(25, 15)))
-	if err != nil {
+	// Each repetition goes through everything, so that what changes on the
+	// machine meanwhile concerns all alike.
+	var trials []*trial
+	for i := range o.reps(15, 1) {
+		for _, how := range breakages {
+			for _, c := range contestants {
+				if c.meets(o, how) {
+					trials = append(trials, &trial{how: how, contestant: c, run: i + 1})
+				}
+			}
+		}
+	}
+	jobs := make([]job, len(trials))
+	for i, t := range trials {
+		jobs[i] = job{
+			step: fmt.Sprintf("%d of %d: %s: %s", i+1, len(trials), t.how.name, t.name),
+			do:   func(ctx context.Context, b *bench) error { return b.survive(ctx, o, t) },
+		}
+	}
+	r := new(Result)
+	if err := inLanes(ctx, o, newFailoverBench, jobs); err != nil {
 		return nil, err
 	}
-	defer b.Close()
-	if err := b.allowMPTCP(ctx, "signal", "backup"); err != nil {
+	lost := r.addTrials(trials)
+	if err := failoverRotating(ctx, o, r); err != nil {
 		return nil, err
 	}
+	r.judgeFailover(lost)
+	return r, nil
+}
+
+func newFailoverBench() (*bench, error) {
+	return newNetBench(TwoHosts(paperLink(25, 15), paperLink(25, 15)))
+}
+
+// A trial is one run of a contestant with a breakage.
+type trial struct {
+	contestant
+	how breakage
+	run int
+
+	gap, took float64 // ms and s; +Inf if the transfer never ended
+}
+
+// addTrials makes tables and pictures of the trials, and counts those of TCPLS
+// that were lost.
+func (r *Result) addTrials(trials []*trial) (lost int) {
 	gaps := Table{Name: "gaps", Title: "How long nothing arrived, in ms: median (least to greatest); 25 Mbit/s, 30 ms there and back",
 		Header: []string{"what breaks the path in use"}}
 	raw := Table{Name: "runs", Title: "All runs", Header: []string{"breakage", "contestant", "run", "gap ms", "whole s"}, DataOnly: true}
 	for _, c := range contestants {
 		gaps.Header = append(gaps.Header, c.name)
 	}
-	r := new(Result)
-	lost := 0
 	for _, how := range breakages {
 		row := []any{how.name}
 		plot := Plot{Name: file(how.name), Title: "Gaps after: " + how.name, X: "ms without a byte", Y: "share of the runs"}
 		for _, c := range contestants {
-			if o.Quick && !c.quick(how) || how.notMPTCP && c.transport.name == overMPTCP.name {
-				row = append(row, "-")
-				continue
-			}
 			var values []float64
-			for i := range o.reps(7, 1) {
-				o.step("%s: %s: run %d", how.name, c.name, i+1)
-				gap, took, err := b.survive(ctx, o, c, how)
-				if err != nil {
-					return nil, fmt.Errorf("%s, %s: %w", how.name, c.name, err)
+			for _, t := range trials {
+				if t.how.name != how.name || t.name != c.name {
+					continue
 				}
-				if math.IsInf(gap, 1) && c.transport.name == overTCPLS.name {
+				if math.IsInf(t.gap, 1) && c.transport.name == overTCPLS.name {
 					lost++
 				}
-				values = append(values, gap)
-				raw.add(how.name, c.name, i+1, gap, took)
+				values = append(values, t.gap)
+				raw.add(how.name, c.name, t.run, t.gap, t.took)
+			}
+			if len(values) == 0 {
+				row = append(row, "-")
+				continue
 			}
 			m := measure(how.name+": "+c.name, "ms", finite(values))
 			r.Measures = append(r.Measures, m)
@@ -157,11 +201,7 @@ func runFailover(ctx context.Context, o Options) (*Result, error) {
 		r.Plots = append(r.Plots, plot)
 	}
 	r.Tables = []Table{gaps, raw}
-	if err := failoverRotating(ctx, o, b, r); err != nil {
-		return nil, err
-	}
-	r.judgeFailover(lost)
-	return r, nil
+	return lost
 }
 
 func file(name string) string {
@@ -205,22 +245,31 @@ func (r *Result) judgeFailover(lost int) {
 
 // order is what the client of a contestant does.
 func (c *contestant) order(b *bench, size int64) remoteOrder {
-	order := remoteOrder{
+	return remoteOrder{
 		Transport: c.transport.name, Address: b.at(0, false).String(), Congestion: c.congestion, Size: size,
+		Keep: c.keep, Second: b.at(1, false),
 		Retry: c.retry, Addresses: []string{b.at(0, false).String(), b.at(1, false).String()},
 	}
-	if c.standby {
-		order.Standby = b.at(1, false)
-	}
-	return order
 }
 
 // start begins a download of a contestant. The caller closes what it gets.
 func (b *bench) start(ctx context.Context, c contestant, size int64) (r *remote, conns *connections, s *server, err error) {
+	if c.transport.name == overMPTCP.name {
+		words := []string{"signal"}
+		if c.keep == keepStandby {
+			words = append(words, "backup")
+		}
+		if err := b.allowMPTCP(ctx, words...); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	conns = new(connections)
 	e := b.server()
 	e.congestion, e.accepted = c.congestion, conns.add
 	e.tcpls.Addresses = []netip.AddrPort{b.at(1, false)}
+	if c.keep == keepBoth {
+		e.tcpls.Mode = tcpls.ModeAggregate
+	}
 	if s, err = b.serve(ctx, c.transport, e); err != nil {
 		return nil, nil, nil, err
 	}
@@ -230,101 +279,127 @@ func (b *bench) start(ctx context.Context, c contestant, size int64) (r *remote,
 	return r, conns, s, nil
 }
 
-// survive breaks the path in use in the middle of a download, and returns how
-// many ms nothing came, +Inf if the download never ended, and how many seconds it took.
-func (b *bench) survive(ctx context.Context, o Options, c contestant, how breakage) (gap, took float64, err error) {
-	size := pick(o, int64(6e6), 4e6)
+// survive breaks the path in use in the middle of a download.
+func (b *bench) survive(ctx context.Context, o Options, t *trial) error {
+	size := pick(o, int64(4e6), 3e6)
 	limited, cancel := context.WithTimeout(ctx, survivalTime)
 	defer cancel()
-	r, conns, s, err := b.start(limited, c, size)
+	r, conns, s, err := b.start(limited, t.contestant, size)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer s.Close()
 	if !r.wait(limited, size/3) {
-		return 0, 0, fmt.Errorf("before the breakage: %w", r.finish())
+		return fmt.Errorf("%s: before the breakage: %w", t.name, r.finish())
 	}
 	at := r.now()
-	if err := how.cause(b, conns); err != nil {
-		return 0, 0, err
+	if err := t.how.cause(b, conns); err != nil {
+		return err
 	}
 	ended := r.finish()
-	if how.end != nil {
-		if err := how.end(b, conns); err != nil {
-			return 0, 0, err
+	if t.how.end != nil {
+		if err := t.how.end(b, conns); err != nil {
+			return err
 		}
 	}
 	switch {
 	case ctx.Err() != nil:
-		return 0, 0, ctx.Err()
+		return ctx.Err()
 	case errors.Is(ended, errDamaged):
-		return 0, 0, ended
+		return fmt.Errorf("%s, %s: %w", t.how.name, t.name, ended)
 	case ended != nil:
-		return math.Inf(1), math.Inf(1), nil
+		t.gap, t.took = math.Inf(1), math.Inf(1)
+	default:
+		t.gap, t.took = ms(r.gap(at)), r.took().Seconds()
 	}
-	return ms(r.gap(at)), r.took().Seconds(), nil
+	return nil
 }
 
-// failoverRotating moves a blackhole from one path to the other, again and
-// again, as in Figure 7.
-func failoverRotating(ctx context.Context, o Options, b *bench, r *Result) error {
+// A rotation is a transfer while a blackhole moves from one path to the other,
+// again and again, as in Figure 7.
+type rotation struct {
+	contestant
+	size  int64
+	every time.Duration
+
+	*arrivals
+	moves  int
+	onWire float64 // bytes of IP packets for each byte
+	err    error   // of the transfer
+}
+
+func failoverRotating(ctx context.Context, o Options, r *Result) error {
 	size := pick(o, int64(60<<20), 8e6)
 	every := pick(o, 5*time.Second, 1500*time.Millisecond)
-	t := Table{Name: "rotating", Title: fmt.Sprintf("%s while a blackhole moves from one path to the other every %v", mb(size), every),
-		Header: []string{"contestant", "whole s", "longest gap ms", "moves"}}
-	plot := Plot{Name: "rotating", Title: "A blackhole moves to the other path every " + every.String(), X: "seconds", Y: "goodput, Mbit/s"}
-	for _, c := range []contestant{contestants[0], contestants[3]} {
-		if o.Quick && c.transport.name != overTCPLS.name {
+	var rotations []*rotation
+	var jobs []job
+	for _, c := range contestants {
+		if c.congestion != "cubic" || o.Quick && (c.transport.name != overTCPLS.name || c.keep != keepStandby) {
 			continue
 		}
-		o.step("a moving blackhole: %s", c.name)
-		row, line, err := b.rotate(ctx, c, size, every)
-		if err != nil {
-			return err
+		run := &rotation{contestant: c, size: size, every: every}
+		rotations = append(rotations, run)
+		jobs = append(jobs, job{"a moving blackhole: " + c.name, func(ctx context.Context, b *bench) error { return b.rotate(ctx, run) }})
+	}
+	if err := inLanes(ctx, o, newFailoverBench, jobs); err != nil {
+		return err
+	}
+	t := Table{Name: "rotating", Title: fmt.Sprintf("%s while a blackhole moves from one path to the other every %v", mb(size), every),
+		Header: []string{"contestant", "whole s", "longest gap ms", "moves", "IP bytes for each byte"}}
+	plot := Plot{Name: "rotating", Title: "A blackhole moves to the other path every " + every.String(), X: "seconds", Y: "goodput, Mbit/s"}
+	for _, run := range rotations {
+		if run.err != nil {
+			t.add(run.name, "never", "-", run.moves, "-")
+		} else {
+			t.add(run.name, run.took().Seconds(), ms(run.gap(every)), run.moves, run.onWire)
+			r.Measures = append(r.Measures, measure("moving blackhole: "+run.name, "s", []float64{run.took().Seconds()}),
+				measure("moving blackhole, IP bytes for each byte: "+run.name, "", []float64{run.onWire}))
 		}
-		t.Rows = append(t.Rows, row)
-		plot.Lines = append(plot.Lines, line)
+		plot.Lines = append(plot.Lines, run.goodput(run.name, every/10))
 	}
 	r.Tables, r.Plots = append(r.Tables, t), append(r.Plots, plot)
 	return nil
 }
 
-func (b *bench) rotate(ctx context.Context, c contestant, size int64, every time.Duration) ([]string, Line, error) {
+func (b *bench) rotate(ctx context.Context, run *rotation) error {
 	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	r, _, s, err := b.start(limited, c, size)
+	before, err := b.allBytes()
 	if err != nil {
-		return nil, Line{}, err
+		return err
+	}
+	r, _, s, err := b.start(limited, run.contestant, run.size)
+	if err != nil {
+		return err
 	}
 	defer s.Close()
-	moves := 0
-	tick := time.NewTicker(every)
+	run.arrivals = r.arrivals
+	tick := time.NewTicker(run.every)
 	defer tick.Stop()
 	for running := true; running; {
 		select {
 		case <-r.done:
 			running = false
 		case <-tick.C:
-			dead, alive := moves%2, 1-moves%2
+			dead, alive := run.moves%2, 1-run.moves%2
 			if err := errors.Join(b.net.Links()[alive].SetBlackhole(false), b.net.Links()[dead].SetBlackhole(true)); err != nil {
-				return nil, Line{}, err
+				return err
 			}
-			moves++
+			run.moves++
 		}
 	}
 	for _, l := range b.net.Links() {
 		if err := l.SetBlackhole(false); err != nil {
-			return nil, Line{}, err
+			return err
 		}
 	}
-	t := Table{}
-	if err := r.finish(); err != nil {
-		if c.transport.name == overTCPLS.name || ctx.Err() != nil {
-			return nil, Line{}, err
-		}
-		t.add(c.name, "never", "-", moves)
-	} else {
-		t.add(c.name, r.took().Seconds(), ms(r.gap(every)), moves)
+	after, err := b.allBytes()
+	if err != nil {
+		return err
 	}
-	return t.Rows[0], r.goodput(c.name, every/10), nil
+	run.onWire = float64(after-before) / float64(run.size)
+	if run.err = r.finish(); run.err != nil && (run.transport.name == overTCPLS.name || ctx.Err() != nil) {
+		return fmt.Errorf("%s: %w", run.name, run.err)
+	}
+	return nil
 }

@@ -35,7 +35,8 @@ type remoteOrder struct {
 	Resolve    []netip.Addr // what every name leads to
 
 	// TCPLS
-	Standby     netip.AddrPort // address of the server for a path that stands by, or none
+	Keep        string         // how it keeps further paths: keepStandby, keepBoth or keepNone
+	Second      netip.AddrPort // address of the server for the second path of keepBoth
 	PathTimeout time.Duration
 
 	// For those that can't survive: after how much silence the application
@@ -53,6 +54,13 @@ type remoteReport struct {
 	Done  bool   `json:",omitempty"`
 	Error string `json:",omitempty"`
 }
+
+// How a client keeps paths besides the one in use.
+const (
+	keepNone    = ""        // it joins anew when it has lost its path
+	keepStandby = "standby" // tcpls.StandbyPaths keeps one ready
+	keepBoth    = "both"    // the stream uses two at once
+)
 
 // reportEvery is how close the reports of arrivals may be.
 const reportEvery = 2 * time.Millisecond
@@ -150,6 +158,19 @@ func (c *remoteClient) run(ctx context.Context) error {
 }
 
 func (c *remoteClient) overTCPLS(ctx context.Context, e endpoint) error {
+	joined := make(chan struct{}, 1)
+	e.tcpls.Hooks = &tcpls.Hooks{PathJoined: func(*tcpls.Session, *tcpls.Path) {
+		select {
+		case joined <- struct{}{}:
+		default:
+		}
+	}}
+	switch c.Keep {
+	case keepStandby:
+		e.tcpls.PathManager = tcpls.StandbyPaths(1)
+	case keepBoth:
+		e.tcpls.Mode = tcpls.ModeAggregate
+	}
 	sess, err := e.dialTCPLS(ctx, c.Address)
 	if err != nil {
 		return err
@@ -170,9 +191,16 @@ func (c *remoteClient) overTCPLS(ctx context.Context, e endpoint) error {
 			c.tell(remoteReport{Event: text})
 		}
 	}()
-	if c.Standby.IsValid() {
-		if _, err := sess.AddPath(ctx, tcpls.PathSpec{Remote: c.Standby, Backup: true}); err != nil {
+	if c.Keep == keepBoth {
+		if _, err := sess.AddPath(ctx, tcpls.PathSpec{Remote: c.Second}); err != nil {
 			return err
+		}
+	}
+	if c.Keep != keepNone {
+		select {
+		case <-joined:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	st, err := sess.OpenStream(ctx)
