@@ -137,7 +137,7 @@ func runTrial(_ context.Context, o Options) (*Result, error) {
 	flat := slices.Max(announcedGrowth[1:]) / announcedGrowth[1] // one stream needs no announcements
 	growth := trialGrowth[last] / trialGrowth[0]
 	r.Measures = append(r.Measures, measure("trial: most streams to one", "", []float64{growth}), measure("announced: most streams to few", "", []float64{flat}))
-	r.Tables, r.Plots = []Table{t}, []Plot{{Name: "cost", Title: "Finding the context of a record", X: "streams", Y: "µs a record", Lines: lines}}
+	r.Tables, r.Plots = []Table{t}, []Plot{{Name: "cost", Title: "Finding the context of a record", X: "streams", Y: "µs a record", Lines: lines, Log: true}}
 	r.Verdict = Verdict{Holds, fmt.Sprintf("With %d streams a record costs %s times as much by trial as with one, and %s times as much as when it is announced.", counts[last], round(growth), r.Measures[last])}
 	if flat > 3 || growth < 3 {
 		r.Verdict.Outcome = HoldsPartly

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -21,6 +23,8 @@ type Plot struct {
 	Bars        []Bar
 	// Marks are moments when something happened.
 	Marks []Mark
+	// Log makes both axes logarithmic. No value may be 0 then.
+	Log bool
 }
 
 // A Line is a named curve.
@@ -58,29 +62,62 @@ var plotColours = []color.Color{
 	color.RGBA{0xd6, 0x9e, 0x2e, 0xff},
 }
 
-const plotWidth, plotHeight = 20 * vg.Centimeter, 11 * vg.Centimeter
+const plotWidth, plotHeight, plotMargin = 20 * vg.Centimeter, 11 * vg.Centimeter, 12
 
 // Write draws the plot in a format of gonum.org/v1/plot, as "svg" or "png".
 func (p *Plot) Write(w io.Writer, format string) error {
 	g := plot.New()
 	g.Title.Text = p.Title
 	g.X.Label.Text, g.Y.Label.Text = p.X, p.Y
-	g.Y.Min = 0
+	g.X.Tick.Marker, g.Y.Tick.Marker = ticks{}, ticks{}
+	if !p.Log {
+		g.Y.Min = 0
+	}
 	// Distributions end at the top, and goodput seldom does.
 	g.Legend.Top = !slices.ContainsFunc(p.Lines, func(l Line) bool { return l.Steps })
+	g.Legend.Left = p.Log
+	g.Legend.Padding = vg.Points(2)
 	g.Add(plotter.NewGrid())
 	for _, draw := range []func(*plot.Plot) error{p.drawLines, p.drawBars, p.drawMarks} {
 		if err := draw(g); err != nil {
 			return fmt.Errorf("plot %s: %w", p.Name, err)
 		}
 	}
-	g.Y.Max *= 1.15 // room for the legend and the marks
-	to, err := g.WriterTo(plotWidth, plotHeight, format)
+	if p.Log {
+		g.X.Scale, g.Y.Scale = plot.LogScale{}, plot.LogScale{}
+		g.X.Tick.Marker, g.Y.Tick.Marker = plot.LogTicks{Prec: 6}, plot.LogTicks{Prec: 6}
+	} else {
+		g.Y.Max *= 1.15 // room for the legend and the marks
+	}
+	to, err := draw.NewFormattedCanvas(plotWidth, plotHeight, format)
 	if err != nil {
 		return fmt.Errorf("plot %s: %w", p.Name, err)
 	}
+	canvas := draw.New(to)
+	canvas.FillPolygon(color.White, []vg.Point{{}, {X: plotWidth}, {X: plotWidth, Y: plotHeight}, {Y: plotHeight}})
+	g.Draw(draw.Crop(canvas, plotMargin, -plotMargin, plotMargin, -plotMargin))
 	_, err = to.WriteTo(w)
 	return err
+}
+
+// ticks are at multiples of 1, 2 or 5 times a power of ten, some six of them.
+type ticks struct{}
+
+func (ticks) Ticks(least, most float64) (out []plot.Tick) {
+	if !(most > least) {
+		return nil
+	}
+	step := math.Pow(10, math.Floor(math.Log10((most-least)/4)))
+	for _, times := range []float64{5, 2} {
+		if (most-least)/(step*times) >= 4 {
+			step *= times
+			break
+		}
+	}
+	for i := math.Ceil(least / step); i*step <= most; i++ {
+		out = append(out, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'g', 6, 64)})
+	}
+	return out
 }
 
 func (p *Plot) drawLines(g *plot.Plot) error {
@@ -132,8 +169,20 @@ func (p *Plot) drawBars(g *plot.Plot) error {
 	if err != nil {
 		return err
 	}
-	g.Add(bars, errs)
+	above := plotter.XYLabels{XYs: spread.XYs}
+	for _, b := range p.Bars {
+		above.Labels = append(above.Labels, round(b.Measure.Median))
+	}
+	values, err := plotter.NewLabels(above)
+	if err != nil {
+		return err
+	}
+	values.Offset = vg.Point{X: 4, Y: 3} // beside the whisker
+	g.Add(bars, errs, values)
 	g.NominalX(names...)
+	if len(names) > 4 {
+		g.X.Tick.Label.Rotation, g.X.Tick.Label.XAlign, g.X.Tick.Label.YAlign = math.Pi/9, draw.XRight, draw.YTop
+	}
 	return nil
 }
 

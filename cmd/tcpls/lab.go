@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -114,12 +115,17 @@ func (t *tool) labRun(ctx context.Context, f *labFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	var reports []*lab.Report
+	if f.out != "" { // so that no results are lost for want of a folder
+		if err := os.MkdirAll(f.out, 0o755); err != nil {
+			return &localError{err}
+		}
+	}
+	reports := []*lab.Report{} // a list in JSON too, if there are none
 	var failed []string
 	for i, e := range chosen {
 		r := t.experiment(ctx, f, e, fmt.Sprintf("%d/%d %s", i+1, len(chosen), e.Name))
 		if ctx.Err() != nil {
-			return ctx.Err()
+			break // what was measured before is told
 		}
 		reports = append(reports, r)
 		if r.Err != nil && len(chosen) == 1 {
@@ -148,7 +154,10 @@ func (t *tool) labRun(ctx context.Context, f *labFlags, names []string) error {
 			return err
 		}
 	}
-	if len(failed) > 0 {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case len(failed) > 0:
 		return &labError{failed}
 	}
 	return nil
