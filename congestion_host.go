@@ -17,9 +17,10 @@ import (
 
 // ccHosted is the peer's last offer; guarded by the session's mu.
 type ccHosted struct {
-	most    uint64 // bytes of the largest object that is taken; 0: none. Never changes
-	last    uint64 // number of the last offer
-	looked  int    // offers that were looked at
+	most    uint64        // bytes of the largest object that is taken; 0: none. Never changes
+	last    uint64        // number of the last offer
+	looked  int           // offers that were looked at
+	loading time.Duration // that their loading took
 	phase   ccPhase
 	offer   CCOffer
 	object  []byte        // as far as it has come
@@ -27,8 +28,11 @@ type ccHosted struct {
 }
 
 const (
-	// maxCCOffers is how many offers are looked at in the life of a session.
-	maxCCOffers = 16
+	// maxCCOffers is how many offers are looked at in the life of a session, and
+	// maxCCLoading how long they may take to load together: the kernel's verifier
+	// may take a second for each program.
+	maxCCOffers  = 16
+	maxCCLoading = 5 * time.Second
 	// ccTick is how often a congestion control of the peer is judged.
 	ccTick = 100 * time.Millisecond
 )
@@ -59,6 +63,8 @@ func (s *Session) receiveOfferCC(f *wire.Frame) error {
 		s.refuseCC(CCTooLarge, fmt.Sprintf("it has %d bytes; at most %d are taken", p.Size, h.most))
 	case h.looked == maxCCOffers:
 		s.refuseCC(CCTooMany, fmt.Sprintf("this was not the first of more than %d offers", maxCCOffers))
+	case h.loading > maxCCLoading:
+		s.refuseCC(CCTooMany, fmt.Sprintf("loading those before took %v", h.loading.Round(time.Millisecond)))
 	case s.ended():
 	default:
 		h.looked++
@@ -304,7 +310,11 @@ func (u *ccUse) begin(id uint64, o CCOffer) error {
 	if sha256.Sum256(o.Object) != o.Hash {
 		return &CCError{Code: CCHash, Reason: "its bytes have another SHA-256 than was offered"}
 	}
+	began := time.Now()
 	program, err := u.sess.cfg.CCHost.Load(o)
+	u.sess.mu.Lock()
+	u.sess.hosted.loading += time.Since(began)
+	u.sess.mu.Unlock()
 	if err != nil {
 		return err
 	}

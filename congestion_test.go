@@ -18,6 +18,7 @@ import (
 type testCCHost struct {
 	max                    int
 	refusal, failure       error
+	takes                  time.Duration // to load it
 	name                   string
 	checked, loads, closed atomic.Int32
 	object                 atomic.Pointer[[]byte]
@@ -36,6 +37,7 @@ func (h *testCCHost) Check(o CCOffer) error {
 func (h *testCCHost) Load(o CCOffer) (CCProgram, error) {
 	h.loads.Add(1)
 	h.object.Store(&o.Object)
+	time.Sleep(h.takes)
 	if h.failure != nil {
 		return nil, h.failure
 	}
@@ -153,6 +155,26 @@ func TestCCFlood(t *testing.T) {
 		if h.loads.Load() != 0 {
 			t.Error("something was loaded")
 		}
+	})
+}
+
+// Objects that take the kernel long are loaded for some seconds, and no more.
+func TestCCSlowToLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &testCCHost{max: 1 << 16, takes: maxCCLoading/2 + 1, failure: &CCError{Code: CCVerifier, Reason: "too complex"}}
+		p := newTestPeer(t, true, takeCC(h))
+		for id := uint64(1); id <= 2; id++ {
+			p.writeControl(offerOf(id, []byte("x")))
+			p.wantAnswerCC("an offer", id, wire.ProgramWanted, wire.ProgramNone)
+			p.writeControl(wire.AppendDataCC(nil, id, 0, []byte("x")))
+			time.Sleep(h.takes)
+			p.wantAnswerCC("an offer that takes long", id, wire.ProgramRefused, wire.ProgramVerifier)
+		}
+		p.writeControl(offerOf(3, []byte("x")))
+		if reason := p.wantAnswerCC("one more", 3, wire.ProgramRefused, wire.ProgramTooMany); !strings.Contains(reason, "took 5s") {
+			t.Errorf("the reason is %q", reason)
+		}
+		p.wantIdle("offers that take long")
 	})
 }
 

@@ -3,6 +3,7 @@ package bpfcc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,7 +93,11 @@ func (p *program) Close() error {
 // register loads the object and makes it a congestion control with that name,
 // which it has been given.
 func (o *object) register(name string) (tcpls.CCProgram, error) {
-	c, err := ebpf.NewCollection(o.spec)
+	c, err := ebpf.NewCollectionWithOptions(o.spec, ebpf.CollectionOptions{
+		// By default a refused program would be loaded again, for a log of all that
+		// the verifier has looked at, which may be hundreds of megabytes.
+		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats},
+	})
 	if err != nil {
 		return nil, loadError(err)
 	}
@@ -111,7 +116,21 @@ func loadError(err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, ebpf.ErrNotSupported):
 		return unsupported("%v", err)
 	case errors.As(err, &verifier):
-		return &tcpls.CCError{Code: tcpls.CCVerifier, Reason: fmt.Sprintf("%v", verifier)}
+		return &tcpls.CCError{Code: tcpls.CCVerifier, Reason: fmt.Sprintf("%v: %s", verifier.Cause, verdict(verifier.Log))}
 	}
 	return &tcpls.CCError{Code: tcpls.CCVerifier, Reason: err.Error()}
+}
+
+// verdict is what the verifier says before its statistics.
+func verdict(log []string) string {
+	end := slices.IndexFunc(log, func(line string) bool {
+		return strings.HasPrefix(line, "verification time") || strings.HasPrefix(line, "processed ")
+	})
+	if end >= 0 {
+		log = log[:end]
+	}
+	if len(log) == 0 {
+		return "the verifier says nothing"
+	}
+	return log[len(log)-1]
 }

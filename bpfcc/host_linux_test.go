@@ -85,16 +85,30 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// What the kernel doesn't take leaves nothing behind.
+// What the kernel doesn't take leaves nothing behind, and costs little memory
+// however long the verifier has looked at it.
 func TestKernelRefuses(t *testing.T) {
 	needKernel(t)
 	h := &bpfcc.Host{MaxLoaded: 1}
-	for file, reason := range map[string]string{"testdata/forbidden.o": "write", "testdata/incomplete.o": "invalid argument"} {
-		_, err := h.Load(tcpls.CCOffer{Object: newTestObject(t, file)})
+	for _, test := range []struct{ name, reason string }{
+		{"forbidden", "no write support to tcp_sock"},
+		{"incomplete", "invalid argument"},
+		{"endless", "too large. Processed 1000001 insn"},
+	} {
+		object, marked := mark(t, newTestObject(t, "testdata/"+test.name+".o"), test.name)
+		before := held(t)
+		var start, end runtime.MemStats
+		runtime.ReadMemStats(&start)
+		_, err := h.Load(tcpls.CCOffer{Object: object})
+		runtime.ReadMemStats(&end)
 		var coded *tcpls.CCError
-		if !errors.As(err, &coded) || coded.Code != tcpls.CCVerifier || !strings.Contains(coded.Reason, reason) {
-			t.Errorf("%s: %v", file, err)
+		if !errors.As(err, &coded) || coded.Code != tcpls.CCVerifier || !strings.Contains(coded.Reason, test.reason) {
+			t.Errorf("%s: %v", test.name, err)
 		}
+		if took := end.TotalAlloc - start.TotalAlloc; took > 32<<20 {
+			t.Errorf("%s: its refusal took %d bytes of memory", test.name, took)
+		}
+		wantNothingLeft(t, test.name, marked, before)
 	}
 	if err := h.Check(bpfcc.Scalable()); err != nil {
 		t.Errorf("one still counts as loaded: %v", err)

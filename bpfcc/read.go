@@ -3,6 +3,7 @@ package bpfcc
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -150,14 +151,40 @@ func (o *object) checkPrograms() error {
 		if total += len(p.Instructions); total > maxInstructions {
 			return refused("it has more than %d instructions", maxInstructions)
 		}
-		for _, ins := range p.Instructions {
-			if ins.IsBuiltinCall() && !slices.Contains(helpers, asm.BuiltinFunc(ins.Constant)) {
-				return refused("program %q calls %v", name, asm.BuiltinFunc(ins.Constant))
-			}
-			if ins.IsKfuncCall() && !slices.Contains(kfuncs, ins.Reference()) {
-				return refused("program %q calls the kernel's %s", name, ins.Reference())
+		for i := range p.Instructions {
+			if err := o.checkInstruction(&p.Instructions[i]); err != nil {
+				return refused("program %q %v", name, err)
 			}
 		}
+	}
+	return nil
+}
+
+// checkInstruction lets pass what computes, and calls and references that are
+// known. All others are refused: a number in the place of a symbol could be that of
+// any map that this process has open, or of any of the kernel's variables, and
+// the name of one would be replaced by its address.
+func (o *object) checkInstruction(ins *asm.Instruction) error {
+	name := ins.Reference()
+	switch {
+	case ins.IsBuiltinCall():
+		if f := asm.BuiltinFunc(ins.Constant); !slices.Contains(helpers, f) {
+			return fmt.Errorf("calls %v", f)
+		}
+	case ins.IsKfuncCall():
+		if !slices.Contains(kfuncs, name) {
+			return fmt.Errorf("calls the kernel's %q", name)
+		}
+	case ins.OpCode.JumpOp() == asm.Call:
+		if !ins.IsFunctionCall() {
+			return errors.New("makes a call of an unknown sort")
+		}
+	case ins.IsLoadFromMap():
+		if o.spec.Maps[name] == nil {
+			return errors.New("uses a map that isn't its own")
+		}
+	case ins.OpCode.IsDWordLoad() && (ins.Src != asm.R0 || name != ""):
+		return fmt.Errorf("asks for the address of %q", name)
 	}
 	return nil
 }

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
 	"github.com/go-tcpls/tcpls"
 )
 
@@ -55,6 +58,7 @@ func TestRead(t *testing.T) {
 		{"XDP", newTestObject(t, "testdata/xdp.o"), tcpls.CCForm, "tcp_congestion_ops"},
 		{"a map of its own", newTestObject(t, "testdata/map.o"), tcpls.CCForm, "map of type Hash"},
 		{"a helper", newTestObject(t, "testdata/printk.o"), tcpls.CCForm, "FnTracePrintk"},
+		{"an address in the kernel", newTestObject(t, "testdata/symbol.o"), tcpls.CCForm, `asks for the address of "init_task"`},
 		{"another struct_ops", patched(sample, "tcp_congestion_ops\x00", "tcp_congestion_opz\x00"), tcpls.CCForm, ""},
 		{"another kernel function", patched(sample, "tcp_slow_start\x00", "tcp_slow_stare\x00"), tcpls.CCForm, "tcp_slow_stare"},
 	} {
@@ -70,6 +74,45 @@ func TestRead(t *testing.T) {
 				t.Errorf("got %v, want %v because of %q", err, test.code, test.reason)
 			}
 		})
+	}
+}
+
+// Instructions that no compiler writes, in which numbers stand for what is to be
+// named.
+func TestCheckInstruction(t *testing.T) {
+	o := &object{spec: &ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{".bss": {}}}}
+	load := func(source asm.Register, constant int64) asm.Instruction {
+		return asm.Instruction{OpCode: asm.LoadImmOp(asm.DWord), Dst: asm.R1, Src: source, Constant: constant}
+	}
+	call := func(source asm.Register, constant int64) asm.Instruction {
+		return asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: source, Constant: constant}
+	}
+	for _, test := range []struct {
+		name   string
+		ins    asm.Instruction
+		reason string // "": it is let in
+	}{
+		{"a constant", load(asm.R0, 1<<40), ""},
+		{"a variable of its own", load(asm.PseudoMapValue, 0).WithReference(".bss"), ""},
+		{"a function of its own", call(asm.PseudoCall, -1).WithReference("f"), ""},
+		{"the time", asm.FnKtimeGetNs.Call(), ""},
+		{"a kernel function", call(asm.PseudoKfuncCall, -1).WithReference("tcp_slow_start"), ""},
+		{"arithmetic", asm.Add.Imm(asm.R1, 5), ""},
+		{"a map by its descriptor", load(asm.PseudoMapFD, 5), "a map that isn't its own"},
+		{"a map's value by its descriptor", load(asm.PseudoMapValue, 5), "a map that isn't its own"},
+		{"another map by its name", load(asm.PseudoMapFD, 0).WithReference("other"), "a map that isn't its own"},
+		{"a kernel variable by its number", load(asm.R3, 100), "the address"},
+		{"a kernel variable by its name", load(asm.R0, 0).WithReference("init_task"), `"init_task"`},
+		{"a function's address", load(asm.PseudoFunc, -1).WithReference("f"), "the address"},
+		{"another helper", asm.FnProbeReadKernel.Call(), "ProbeReadKernel"},
+		{"a kernel function by its number", call(asm.PseudoKfuncCall, 100), "calls the kernel's"},
+		{"another kernel function", call(asm.PseudoKfuncCall, -1).WithReference("bpf_obj_new_impl"), "bpf_obj_new_impl"},
+		{"a call of a sort that doesn't exist", call(asm.R7, 5), "unknown sort"},
+	} {
+		err := o.checkInstruction(&test.ins)
+		if (err == nil) != (test.reason == "") || err != nil && !strings.Contains(err.Error(), test.reason) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.reason)
+		}
 	}
 }
 

@@ -216,7 +216,11 @@ func TestEndOfSession(t *testing.T) {
 	host := &bpfcc.Host{MaxLoaded: 1}
 	clientConfig, serverConfig := newTestConfigs(t, host)
 	c, s := pair(t, clientConfig, serverConfig)
-	if err := s.OfferCC(t.Context(), bpfcc.Scalable()); err != nil {
+	before := held(t)
+	offer := bpfcc.Scalable()
+	object, marked := mark(t, offer.Object, "scalable")
+	offer.Object = object
+	if err := s.OfferCC(t.Context(), offer); err != nil {
 		t.Fatal(err)
 	}
 	name := c.Paths()[0].Stats().Congestion
@@ -226,6 +230,7 @@ func TestEndOfSession(t *testing.T) {
 	if slices.Contains(available(t), name) {
 		t.Errorf("the kernel still knows %s", name)
 	}
+	wantNothingLeft(t, "after the session", marked, before)
 	if err := host.Check(bpfcc.Scalable()); err != nil {
 		t.Errorf("it still counts as loaded: %v", err)
 	}
@@ -240,6 +245,7 @@ func TestRefusedInSession(t *testing.T) {
 	c, s := pair(t, clientConfig, serverConfig)
 	u := startUpload(t, c, s)
 	before := c.Paths()[0].Stats().Congestion
+	atFirst := held(t)
 	for _, test := range []struct {
 		name   string
 		object []byte
@@ -247,16 +253,23 @@ func TestRefusedInSession(t *testing.T) {
 		reason string
 	}{
 		{"text", []byte("#!/bin/sh"), tcpls.CCForm, "isn't an ELF object"},
-		{"xdp", newTestObject(t, "testdata/xdp.o"), tcpls.CCForm, "tcp_congestion_ops"},
-		{"verifier", newTestObject(t, "testdata/forbidden.o"), tcpls.CCVerifier, "write"},
-		{"kernel", newTestObject(t, "testdata/incomplete.o"), tcpls.CCVerifier, "invalid argument"},
+		{"other-type", newTestObject(t, "testdata/xdp.o"), tcpls.CCForm, "tcp_congestion_ops"},
+		{"symbol", newTestObject(t, "testdata/symbol.o"), tcpls.CCForm, "asks for the address"},
+		{"forbidden", newTestObject(t, "testdata/forbidden.o"), tcpls.CCVerifier, "no write support"},
+		{"endless", newTestObject(t, "testdata/endless.o"), tcpls.CCVerifier, "too large"},
+		{"incomplete", newTestObject(t, "testdata/incomplete.o"), tcpls.CCVerifier, "invalid argument"},
 		{"large", make([]byte, host.MaxObject+1), tcpls.CCTooLarge, "the peer takes 20480"},
 	} {
-		err := s.OfferCC(t.Context(), tcpls.CCOffer{Name: test.name, Object: test.object})
+		object, marked := test.object, "no such name"
+		if bytes.Contains(object, []byte(test.name+"_")) {
+			object, marked = mark(t, object, test.name)
+		}
+		err := s.OfferCC(t.Context(), tcpls.CCOffer{Name: test.name, Object: object})
 		var coded *tcpls.CCError
 		if !errors.As(err, &coded) || coded.Code != test.code || !strings.Contains(coded.Reason, test.reason) {
 			t.Errorf("%s: %v", test.name, err)
 		}
+		wantNothingLeft(t, test.name, marked, atFirst)
 		u.more(t, 1<<20)
 	}
 	if name := c.Paths()[0].Stats().Congestion; name != before {
