@@ -32,5 +32,6 @@ type order struct {
 }
 
 type report struct {
+	Dir      string      // the network's folder; with the first report only
 	Counters [2]Counters // from A to B, from B to A
 }

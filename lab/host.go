@@ -19,6 +19,10 @@ type Host struct {
 // Name returns the host's name.
 func (h *Host) Name() string { return h.spec.Name }
 
+// Namespace returns the file of the host's network namespace, for programs such
+// as nsenter. It is there until the network is closed or this process ends.
+func (h *Host) Namespace() string { return h.ns.path() }
+
 // Do calls f on the host: sockets that f opens belong to the host's network, for
 // ever and whoever uses them. That is so for f's own goroutine alone, which keeps its
 // thread meanwhile; the goroutines that f starts are elsewhere. So f should

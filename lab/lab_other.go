@@ -26,6 +26,7 @@ func newNamespace() (*namespace, error) { return nil, Supported() }
 
 func (*namespace) do(func() error) error                 { return Supported() }
 func (*namespace) close() error                          { return nil }
+func (*namespace) path() string                          { return "" }
 func (*namespace) configure(*HostSpec) error             { return Supported() }
 func (*namespace) setUp(string, bool) error              { return Supported() }
 func (*namespace) addAddr(string, netip.Prefix) error    { return Supported() }
@@ -46,7 +47,7 @@ func (ns *namespace) program(ctx context.Context, name string, args ...string) *
 
 func becomeProgram(string, func([]string) error) {}
 
-type emulatorProcess struct{}
+type emulatorProcess struct{ dir string }
 
 func startEmulator(*Network, []*os.File) (*emulatorProcess, error) { return nil, Supported() }
 

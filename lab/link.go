@@ -20,6 +20,9 @@ type Link struct {
 // Name returns the link's name, which is that of its interfaces too.
 func (l *Link) Name() string { return l.spec.Name }
 
+// Hosts returns those at its ends, A first.
+func (l *Link) Hosts() [2]*Host { return l.ends }
+
 // Addr returns the first address of a host on the link: an IPv4 address
 // if v6 is false. It panics if there is none.
 func (l *Link) Addr(host string, v6 bool) netip.Addr {

@@ -26,7 +26,6 @@ import (
 //	                path1
 type site struct {
 	*Network
-	dir                  string // for the configurations of software
 	serverTLS, clientTLS *tls.Config
 	closers              closeAll
 }
@@ -72,12 +71,6 @@ func newSite(ctx context.Context, boxes []Middlebox) (s *site, err error) {
 	if s.Network, err = New(siteTopology(boxes)); err != nil {
 		return s, err
 	}
-	if s.dir, err = os.MkdirTemp("", "tcpls-lab-"); err != nil {
-		return s, err
-	}
-	if err := os.Chmod(s.dir, 0o755); err != nil { // for software that gives up root
-		return s, err
-	}
 	if s.serverTLS, s.clientTLS, err = newTLS(); err != nil {
 		return s, err
 	}
@@ -111,7 +104,7 @@ func (s *site) Close() error {
 	if s.Network != nil {
 		err = errors.Join(err, s.Network.Close())
 	}
-	return errors.Join(err, os.RemoveAll(s.dir))
+	return err
 }
 
 // run runs a command on a host to its end.
@@ -145,7 +138,7 @@ func missing(err error) error {
 
 // file writes a configuration, and returns its name.
 func (s *site) file(name, content string) (string, error) {
-	path := filepath.Join(s.dir, name)
+	path := filepath.Join(s.Dir(), name)
 	return path, os.WriteFile(path, []byte(content), 0o644)
 }
 

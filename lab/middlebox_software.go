@@ -204,7 +204,7 @@ func intercept(ctx context.Context, s *site) error {
 // trustInterceptor returns a client's configuration that trusts the
 // interceptor too, as a company's computers do.
 func (s *site) trustInterceptor() (*tls.Config, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir, "intercept.pem"))
+	b, err := os.ReadFile(filepath.Join(s.Dir(), "intercept.pem"))
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ error_log stderr;
 events {}
 stream {
 	map $ssl_preread_server_name $site { %[2]s %[3]s; }
-`, s.dir, serverName, siteServer)
+`, s.Dir(), serverName, siteServer)
 	for _, port := range []string{portTCPLS, portTLS} {
 		conf += fmt.Sprintf("\tserver { listen %s; ssl_preread on; proxy_pass $site:%[1]s; }\n", port)
 	}
@@ -249,7 +249,7 @@ pinger_enable off
 shutdown_lifetime 0 seconds
 visible_hostname box
 dns_nameservers 127.0.0.1
-`, s.dir))
+`, s.Dir()))
 	if err != nil {
 		return err
 	}

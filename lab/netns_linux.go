@@ -91,6 +91,11 @@ func (ns *namespace) do(f func() error) error {
 	return f()
 }
 
+// path names the namespace to other processes.
+func (ns *namespace) path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd())
+}
+
 func (ns *namespace) close() error {
 	ns.nl.Close()
 	return ns.file.Close()
@@ -286,6 +291,6 @@ func (ns *namespace) program(ctx context.Context, name string, args ...string) *
 
 func (ns *namespace) enter(ctx context.Context, path string, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, thisProgram)
-	cmd.Args = append([]string{enterName, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd()), path}, args...)
+	cmd.Args = append([]string{enterName, ns.path(), path}, args...)
 	return cmd
 }

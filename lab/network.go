@@ -20,6 +20,10 @@ type Network struct {
 	emulator *emulatorProcess
 }
 
+// Dir is a folder for files of programs on the hosts, which anybody may read. It goes
+// with the network, however this process ends.
+func (n *Network) Dir() string { return n.emulator.dir }
+
 // New makes a network. It must be closed. The error wraps ErrUnsupported where
 // there can be none.
 func New(t *Topology) (*Network, error) {

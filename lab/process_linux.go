@@ -86,6 +86,7 @@ func fatalf(format string, args ...any) {
 type emulatorProcess struct {
 	cmd   *exec.Cmd
 	hosts []string // as in /proc/PID/ns/net
+	dir   string   // the emulator's, which removes it
 
 	mu   sync.Mutex
 	conn *os.File
@@ -127,9 +128,11 @@ func startEmulator(n *Network, tuns []*os.File) (*emulatorProcess, error) {
 	if err := e.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the emulator: %w", err), ours.Close())
 	}
-	if _, err := e.exchange(begin); err != nil {
+	first, err := e.exchange(begin)
+	if err != nil {
 		return nil, errors.Join(err, e.close())
 	}
+	e.dir = first.Dir
 	return e, nil
 }
 
@@ -152,7 +155,10 @@ func (e *emulatorProcess) exchange(v any) (r report, err error) {
 func (e *emulatorProcess) close() error {
 	err := e.conn.Close() // which ends the emulator
 	waited := e.cmd.Wait()
-	endProcesses(e.hosts, os.Getpid(), os.Getpid()) // if the emulator was killed
+	endProcesses(e.hosts, os.Getpid(), os.Getpid()) // this and the next if the emulator was killed
+	if e.dir != "" {
+		err = errors.Join(err, os.RemoveAll(e.dir))
+	}
 	if waited != nil {
 		return errors.Join(fmt.Errorf("the emulator: %w", waited), err)
 	}
@@ -209,8 +215,15 @@ func emulatorMain() {
 	if err != nil {
 		fatalf("%v", err)
 	}
+	dir, err := os.MkdirTemp("", "tcpls-lab-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // for programs that give up root
+	}
+	if err != nil {
+		fatalf("%v", err)
+	}
 	go func() {
-		var r report
+		r := report{Dir: dir}
 		for {
 			if err := enc.Encode(r); err != nil {
 				break
@@ -222,6 +235,9 @@ func emulatorMain() {
 			r = e.carryOut(o)
 		}
 		endProcesses(hosts, os.Getpid(), parent)
+		if err := os.RemoveAll(dir); err != nil {
+			fatalf("%v", err)
+		}
 		os.Exit(0)
 	}()
 	e.run()

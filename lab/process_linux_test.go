@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,10 +50,14 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// TestMain makes this program the victim of TestNothingRemains, if it asks for it.
+// TestMain makes this program the victim of TestNothingRemains, or the nobody of
+// TestNeedsRoot, if it asks for it.
 func TestMain(m *testing.M) {
-	if os.Getenv("LAB_TEST_VICTIM") != "" {
+	switch os.Getenv("LAB_TEST_AS") {
+	case "victim":
 		victim()
+	case "nobody":
+		nobody()
 	}
 	os.Exit(m.Run())
 }
@@ -62,7 +67,10 @@ func TestMain(m *testing.M) {
 func victim() {
 	n, err := lab.New(lab.TwoHosts(lab.Shape{}))
 	if err == nil {
-		cmd := n.Host("client").Command(context.Background(), "sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait")
+		err = os.WriteFile(filepath.Join(n.Dir(), "file"), nil, 0o600)
+	}
+	if err == nil {
+		cmd := n.Host("client").Command(context.Background(), "sh", "-c", "sleep 1000 & sleep 1000 & echo $0 `readlink /proc/self/ns/net`; wait", n.Dir())
 		cmd.Stdout = os.Stdout
 		err = cmd.Start()
 	}
@@ -80,7 +88,7 @@ func TestNothingRemains(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
-			cmd.Env = append(os.Environ(), "LAB_TEST_VICTIM=yes")
+			cmd.Env = append(os.Environ(), "LAB_TEST_AS=victim")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			out, err := cmd.StdoutPipe()
 			if err == nil {
@@ -89,8 +97,13 @@ func TestNothingRemains(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+			line, err := bufio.NewReader(out).ReadString('\n')
+			dir, namespace, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			if _, err := os.Stat(dir); err != nil || !ok || !strings.HasPrefix(namespace, "net:[") {
 				t.Fatalf("the victim says %q, %v", line, err)
+			}
+			if holders(t, namespace) == 0 {
+				t.Error("nobody has the namespace open")
 			}
 			began := descendants(t, cmd.Process.Pid)
 			if len(began) != 4 { // the emulator, the shell, two sleeps
@@ -111,7 +124,57 @@ func TestNothingRemains(t *testing.T) {
 			if err := cmd.Wait(); err == nil {
 				t.Error("the victim ended by itself")
 			}
+			if n := holders(t, namespace); n > 0 {
+				t.Errorf("the namespace is still there, %d times", n)
+			}
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the network's folder: %v", err)
+			}
 		})
+	}
+}
+
+// holders counts what keeps a namespace: processes in it, files and mounts.
+func holders(t *testing.T, namespace string) (n int) {
+	t.Helper()
+	for _, pattern := range []string{"/proc/[0-9]*/ns/net", "/proc/[0-9]*/fd/*"} {
+		links, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range links {
+			if to, err := os.Readlink(link); err == nil && to == namespace { // else it is gone
+				n++
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n + bytes.Count(mounts, []byte(namespace))
+}
+
+// nobody gives up root, and tries to make a network.
+func nobody() {
+	const uid = 65534
+	err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(uid), syscall.Setuid(uid))
+	if err == nil {
+		_, err = lab.New(lab.TwoHosts(lab.Shape{}))
+	}
+	fmt.Println(errors.Is(err, lab.ErrUnsupported), err)
+	os.Exit(0)
+}
+
+func TestNeedsRoot(t *testing.T) {
+	if os.Getuid() != 0 {
+		lab.Start(t, lab.TwoHosts(lab.Shape{}))
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "LAB_TEST_AS=nobody")
+	out, err := cmd.Output()
+	if text := string(out); err != nil || !strings.HasPrefix(text, "true lab: ") || !strings.Contains(text, "run it as root") {
+		t.Errorf("without root: %q, %v", text, err)
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A Topology describes a network: its hosts and the links between them.
+// A Topology describes a network: its hosts and the links between them. It may
+// also be read from a file, see [LoadTopology].
 type Topology struct {
 	// Hosts holds what there is to say about hosts. One that is only the end
 	// of links need not be in it.
@@ -23,25 +24,25 @@ type Topology struct {
 
 // A HostSpec describes a host.
 type HostSpec struct {
-	Name string
+	Name string `json:"name"`
 	// Forward makes a router of the host.
-	Forward bool
+	Forward bool `json:"forward"`
 	// Routes are added to those of the host's own links.
-	Routes []Route
+	Routes []Route `json:"routes"`
 	// Sysctls are kernel parameters of the host, as "net.ipv4.tcp_fastopen"
 	// and "3".
-	Sysctls map[string]string
+	Sysctls map[string]string `json:"sysctls"`
 }
 
 // A Route leads to further networks.
 type Route struct {
 	// To is the destination. The zero Prefix means all of Via's family.
-	To netip.Prefix
+	To netip.Prefix `json:"to"`
 	// Via is the next host's address on a common link.
-	Via netip.Addr
+	Via netip.Addr `json:"via"`
 	// From restricts the route to packets from these addresses, unless it is
 	// the zero Prefix. So a host with two links can use both to one address.
-	From netip.Prefix
+	From netip.Prefix `json:"from"`
 }
 
 // A LinkSpec describes a link between two hosts. On both, the interface has
@@ -62,10 +63,10 @@ type LinkSpec struct {
 
 // An End is one end of a link.
 type End struct {
-	Host string
+	Host string `json:"host"`
 	// Addrs are the addresses of the interface with the length of their
 	// network, as 10.0.0.1/24.
-	Addrs []netip.Prefix
+	Addrs []netip.Prefix `json:"addrs"`
 }
 
 // A Shape is what a link does to the packets in one direction. The zero Shape

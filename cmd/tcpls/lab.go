@@ -33,7 +33,7 @@ namespaces with emulated links between them. Nothing of the machine's own networ
 touched. docs/evaluation.md holds the results of full runs.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return &usageError{"lab needs to be told what to do", "run 'tcpls lab list', or 'tcpls lab run NAME'"}
+			return &usageError{"lab needs to be told what to do", "run 'tcpls lab list', 'tcpls lab run NAME' or 'tcpls lab up FILE'"}
 		},
 	}
 	list := &cobra.Command{
@@ -55,7 +55,7 @@ touched. docs/evaluation.md holds the results of full runs.`,
 	flags.BoolVar(&f.opts.Quick, "quick", false, "as short as the verdict allows")
 	flags.IntVar(&f.opts.Reps, "reps", 0, "repeat each measurement `N` times; default: the experiment's own number")
 	flags.BoolVar(&f.json, "json", false, "print a JSON list of verdicts and figures instead of text")
-	cmd.AddCommand(list, run)
+	cmd.AddCommand(list, run, t.labUpCommand())
 	return cmd
 }
 

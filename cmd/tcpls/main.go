@@ -26,6 +26,7 @@ const usage = `Usage:
     tcpls check HOST:PORT [--json]
     tcpls demo [--mode failover|migrate] [--cut blackhole|rst|close] [--report F]
     tcpls lab list|run NAME...|all [--quick] [--out DIR]
+    tcpls lab up FILE
     tcpls version
     tcpls completion bash|zsh|fish|powershell
 
@@ -35,7 +36,7 @@ const usage = `Usage:
     nc          join stdin and stdout to one stream
     check       say in words what a server speaks
     demo        download over TCPLS and over TLS while a link is cut
-    lab         measure the protocol's claims against TLS, QUIC and Multipath TCP
+    lab         measure the protocol's claims against TLS, QUIC and Multipath TCP; emulate a network
 
 Everywhere:
     --keylog F          append the TLS secrets to F, for Wireshark (also SSLKEYLOGFILE)

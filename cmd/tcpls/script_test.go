@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/go-tcpls/tcpls/bpfcc"
+	"github.com/go-tcpls/tcpls/lab"
 )
 
 func TestMain(m *testing.M) {
@@ -78,12 +79,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// condition is for [program:NAME], and for [bpf], where the kernel takes
-// congestion controls. Where everything is supposed to be there, what is missing is
+// condition is for [program:NAME], for [bpf], where the kernel takes
+// congestion controls, and for [lab], where it makes networks. Where everything is supposed to be there, what is missing is
 // a failure.
 func condition(condition string) (bool, error) {
-	if condition == "bpf" {
-		err := bpfcc.Supported()
+	if supported, ok := map[string]func() error{"bpf": bpfcc.Supported, "lab": lab.Supported}[condition]; ok {
+		err := supported()
 		if err != nil && os.Getenv("CI") == "true" {
 			return false, err
 		}

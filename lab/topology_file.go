@@ -1,0 +1,278 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// mostTopology is how long a topology's file may be.
+const mostTopology = 1 << 20
+
+// A topologyFile is a Topology in JSON. Hosts, ends and routes are as they are
+// in Go; shapes and middleboxes are text.
+type topologyFile struct {
+	Hosts []HostSpec `json:"hosts"`
+	Links []linkFile `json:"links"`
+	Seed  uint64     `json:"seed"`
+}
+
+type linkFile struct {
+	Name  string   `json:"name"`
+	A     End      `json:"a"`
+	B     End      `json:"b"`
+	Shape Shape    `json:"shape"`
+	Back  *Shape   `json:"back"`
+	MTU   int      `json:"mtu"`
+	Boxes []string `json:"boxes"`
+}
+
+// LoadTopology reads a topology from a file.
+func LoadTopology(file string) (*Topology, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t, err := ReadTopology(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return t, nil
+}
+
+// ReadTopology reads a topology in JSON, of at most 1 MiB, and checks it. Its names are
+// those of Topology's fields; what it doesn't know is an error. Shapes are text, see
+// [Shape.UnmarshalText], and so are middleboxes, see [ParseMiddlebox]:
+//
+//	{
+//	  "hosts": [{"name": "client", "routes": [{"via": "10.1.0.254"}]}, {"name": "router", "forward": true}],
+//	  "links": [{
+//	    "name":  "wifi",
+//	    "a":     {"host": "client", "addrs": ["10.1.0.1/24", "fd01::1/64"]},
+//	    "b":     {"host": "router", "addrs": ["10.1.0.254/24", "fd01::254/64"]},
+//	    "shape": "rate=30Mbit/s delay=20ms loss=1%",
+//	    "back":  "rate=5Mbit/s delay=20ms",
+//	    "mtu":   1400,
+//	    "boxes": ["nat idle=30s"]
+//	  }]
+//	}
+func ReadTopology(r io.Reader) (*Topology, error) {
+	b, err := io.ReadAll(io.LimitReader(r, mostTopology+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > mostTopology {
+		return nil, fmt.Errorf("lab: a topology of more than %d bytes", mostTopology)
+	}
+	var file topologyFile
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&file); err != nil {
+		return nil, fmt.Errorf("lab: topology: %w%s", err, where(b, err))
+	}
+	if dec.More() {
+		return nil, errors.New("lab: topology: something follows its end")
+	}
+	t := &Topology{Hosts: file.Hosts, Seed: file.Seed}
+	for _, l := range file.Links {
+		spec := LinkSpec{Name: l.Name, A: l.A, B: l.B, Shape: l.Shape, Back: l.Back, MTU: l.MTU}
+		for _, text := range l.Boxes {
+			box, err := ParseMiddlebox(text)
+			if err != nil {
+				return nil, fmt.Errorf("lab: topology: link %q: %w", l.Name, err)
+			}
+			spec.Boxes = append(spec.Boxes, box)
+		}
+		t.Links = append(t.Links, spec)
+	}
+	return t, t.Check()
+}
+
+// where names the line of an error that knows where it is.
+func where(b []byte, err error) string {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var offset int64
+	switch {
+	case errors.As(err, &syntax):
+		offset = syntax.Offset
+	case errors.As(err, &kind):
+		offset = kind.Offset
+	default:
+		return ""
+	}
+	return fmt.Sprintf(" (line %d)", 1+bytes.Count(b[:min(int(offset), len(b))], []byte("\n")))
+}
+
+// UnmarshalText reads what [Rate.String] writes; "30Mbit" and "30mbit" are 30Mbit/s too.
+func (r *Rate) UnmarshalText(text []byte) error {
+	s := strings.TrimSuffix(strings.ToLower(string(text)), "/s")
+	unit := Rate(1)
+	for _, u := range []struct {
+		name string
+		rate Rate
+	}{{"gbit", Gbit}, {"mbit", Mbit}, {"kbit", Kbit}, {"bit", 1}} {
+		if number, ok := strings.CutSuffix(s, u.name); ok {
+			s, unit = number, u.rate
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(n >= 0) {
+		return fmt.Errorf("%q is no rate, as 30Mbit/s is", text)
+	}
+	*r = Rate(n) * unit
+	return nil
+}
+
+// String returns what UnmarshalText reads. That of the zero Shape is empty.
+func (s Shape) String() string {
+	var words []string
+	add := func(is bool, format string, args ...any) {
+		if is {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
+	}
+	add(s.Rate != 0, "rate=%v", s.Rate)
+	add(s.Queue != 0, "queue=%d", s.Queue)
+	add(s.Delay != 0, "delay=%v", s.Delay)
+	add(s.Jitter != 0, "jitter=%v", s.Jitter)
+	add(s.Loss != 0, "loss=%g", s.Loss)
+	add(s.LossBurst != 0, "burst=%g", s.LossBurst)
+	add(s.MaxPacket != 0, "maxpacket=%d", s.MaxPacket)
+	add(s.Blackhole, "blackhole=true")
+	return strings.Join(words, " ")
+}
+
+// UnmarshalText changes the fields that the text names, and leaves the others:
+//
+//	rate=30Mbit/s queue=125000 delay=20ms jitter=2ms loss=1% burst=4 maxpacket=1400 blackhole=false
+//
+// burst is LossBurst; loss is a fraction, or has a percent sign.
+func (s *Shape) UnmarshalText(text []byte) error {
+	set := *s
+	for word := range strings.FieldsSeq(string(text)) {
+		name, value, _ := strings.Cut(word, "=")
+		var err error
+		switch name {
+		case "rate":
+			err = set.Rate.UnmarshalText([]byte(value))
+		case "queue":
+			set.Queue, err = strconv.Atoi(value)
+		case "delay":
+			set.Delay, err = time.ParseDuration(value)
+		case "jitter":
+			set.Jitter, err = time.ParseDuration(value)
+		case "loss":
+			number, percent := strings.CutSuffix(value, "%")
+			set.Loss, err = strconv.ParseFloat(number, 64)
+			if percent {
+				set.Loss /= 100
+			}
+		case "burst":
+			set.LossBurst, err = strconv.ParseFloat(value, 64)
+		case "maxpacket":
+			set.MaxPacket, err = strconv.Atoi(value)
+		case "blackhole":
+			set.Blackhole, err = strconv.ParseBool(value)
+		default:
+			return fmt.Errorf("a shape has no %q", name)
+		}
+		if err != nil {
+			return fmt.Errorf("shape: %s: %w", name, err)
+		}
+	}
+	*s = set
+	return nil
+}
+
+// ParseMiddlebox reads a middlebox: its kind, then what is special about it.
+//
+//	nat [idle=30s]              NAT
+//	firewall [idle=30s]         Firewall
+//	strip-options 30 34         StripOptions
+//	clamp-mss 1400              ClampMSS
+//	cut-after 300000            CutAfter
+//	filter-hellos [swallow]     HelloFilter
+//	rewrite-sequence [keep-sack]  RewriteSequence
+func ParseMiddlebox(text string) (Middlebox, error) {
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return nil, errors.New("a middlebox has no kind")
+	}
+	m, err := parseMiddlebox(words[0], words[1:])
+	if err != nil {
+		return nil, fmt.Errorf("middlebox %q: %w", text, err)
+	}
+	return m, nil
+}
+
+func parseMiddlebox(kind string, args []string) (Middlebox, error) {
+	switch kind {
+	case "nat":
+		idle, err := idleTime(args)
+		return NAT{Idle: idle}, err
+	case "firewall":
+		idle, err := idleTime(args)
+		return Firewall{Idle: idle}, err
+	case "strip-options":
+		var m StripOptions
+		if len(args) == 0 {
+			return nil, errors.New("which options?")
+		}
+		for _, arg := range args {
+			n, err := strconv.ParseUint(arg, 10, 8)
+			if err != nil {
+				return nil, err
+			}
+			m.Kinds = append(m.Kinds, byte(n))
+		}
+		return m, nil
+	case "clamp-mss":
+		n, err := strconv.ParseUint(strings.Join(args, " "), 10, 16)
+		return ClampMSS{MSS: uint16(n)}, err
+	case "cut-after":
+		n, err := strconv.ParseUint(strings.Join(args, " "), 10, 63)
+		return CutAfter{Bytes: int64(n)}, err
+	case "filter-hellos":
+		swallow, err := option(args, "swallow")
+		return HelloFilter{Swallow: swallow}, err
+	case "rewrite-sequence":
+		keep, err := option(args, "keep-sack")
+		return RewriteSequence{KeepSACK: keep}, err
+	}
+	return nil, errors.New("there is none of this kind")
+}
+
+func idleTime(args []string) (time.Duration, error) {
+	if len(args) == 0 {
+		return 0, nil
+	}
+	value, ok := strings.CutPrefix(args[0], "idle=")
+	if !ok || len(args) > 1 {
+		return 0, errors.New("only idle=DURATION may follow")
+	}
+	idle, err := time.ParseDuration(value)
+	if err == nil && idle < 0 {
+		err = errors.New("a negative time")
+	}
+	return idle, err
+}
+
+// option reports whether the one word that may follow does.
+func option(args []string, word string) (bool, error) {
+	if len(args) == 0 {
+		return false, nil
+	}
+	if len(args) > 1 || args[0] != word {
+		return false, fmt.Errorf("only %s may follow", word)
+	}
+	return true, nil
+}
