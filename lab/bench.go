@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/go-tcpls/tcpls"
 )
 
 // A bench has servers and clients of all transports in this process, which
@@ -134,6 +136,60 @@ func (b *bench) visit(ctx context.Context, t transport, server, client endpoint,
 		return v, err
 	}
 	return v, v.stream.SetDeadline(deadline(ctx))
+}
+
+// Both ends of a TCPLS session.
+type bothEnds struct {
+	client, server *tcpls.Session
+	listener       *tcpls.Listener
+}
+
+// meet opens a session with a new server.
+func (b *bench) meet(ctx context.Context, server, client endpoint) (e *bothEnds, err error) {
+	e = new(bothEnds)
+	defer func() {
+		if err != nil {
+			e.Close()
+		}
+	}()
+	if e.listener, err = server.listenTCPLS(ctx, fmt.Sprintf("[::]:%d", netPort)); err != nil {
+		return e, err
+	}
+	if e.client, err = client.dialTCPLS(ctx, b.at(0, false).String()); err != nil {
+		return e, err
+	}
+	e.server, err = e.listener.Accept(ctx)
+	return e, err
+}
+
+// flood uploads on a stream until the session ends, and returns the server's
+// end of it.
+func (e *bothEnds) flood(ctx context.Context) (from *tcpls.Stream, err error) {
+	st, err := e.client.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		block := make([]byte, 64<<10)
+		for {
+			if _, err := st.Write(block); err != nil {
+				return
+			}
+		}
+	}()
+	return e.server.AcceptStream(ctx)
+}
+
+// Close ends the session at once: nobody waits for what still flows.
+func (e *bothEnds) Close() {
+	for _, s := range []*tcpls.Session{e.client, e.server} {
+		if s != nil {
+			_ = s.CloseWithError(0, "the run is over") // it may have ended before
+		}
+	}
+	if e.listener != nil {
+		_ = e.listener.Close() // nothing can be lost by it
+	}
 }
 
 type closer interface{ Close() error }

@@ -26,19 +26,20 @@ const v6Link = 1 // the other one carries IPv4
 var handicaps = []handicap{
 	{"both good", func(*bench, bool) error { return nil }},
 	{"IPv6 loses everything", func(b *bench, on bool) error { return b.net.Links()[v6Link].SetBlackhole(on) }},
-	{"IPv6 is slow, 1 s", func(b *bench, on bool) error {
-		delay := 20 * time.Millisecond
-		if on {
-			delay = 500 * time.Millisecond
-		}
-		return b.net.Links()[v6Link].Change(func(s *Shape) { s.Delay = delay })
-	}},
 	{"IPv6 loses large packets", func(b *bench, on bool) error {
 		largest := 0
 		if on {
 			largest = 600 // a TCP handshake passes, a ClientHello doesn't
 		}
 		return b.net.Links()[v6Link].Change(func(s *Shape) { s.MaxPacket = largest })
+	}},
+	// The last one, since what it has delayed would still be under way.
+	{"IPv6 is slow, 1 s", func(b *bench, on bool) error {
+		delay := 20 * time.Millisecond
+		if on {
+			delay = 500 * time.Millisecond
+		}
+		return b.net.Links()[v6Link].Change(func(s *Shape) { s.Delay = delay })
 	}},
 }
 

@@ -163,16 +163,16 @@ type trial struct {
 // addTrials makes tables and pictures of the trials, and counts those of TCPLS
 // that were lost.
 func (r *Result) addTrials(trials []*trial) (lost int) {
-	gaps := Table{Name: "gaps", Title: "How long nothing arrived, in ms: median (least to greatest); 25 Mbit/s, 30 ms there and back",
-		Header: []string{"what breaks the path in use"}}
+	gaps := Table{Name: "gaps", Title: "How long nothing arrived after the path in use broke, in ms: median (least to greatest); 25 Mbit/s, 30 ms there and back",
+		Header: []string{"contestant"}}
 	raw := Table{Name: "runs", Title: "All runs", Header: []string{"breakage", "contestant", "run", "gap ms", "whole s"}, DataOnly: true}
-	for _, c := range contestants {
-		gaps.Header = append(gaps.Header, c.name)
-	}
 	for _, how := range breakages {
-		row := []any{how.name}
-		plot := Plot{Name: file(how.name), Title: "Gaps after: " + how.name, X: "ms without a byte", Y: "share of the runs"}
-		for _, c := range contestants {
+		gaps.Header = append(gaps.Header, how.name)
+		r.Plots = append(r.Plots, Plot{Name: file(how.name), Title: "Gaps after: " + how.name, X: "ms without a byte", Y: "share of the runs"})
+	}
+	for _, c := range contestants {
+		row, tried := []any{c.name}, false
+		for i, how := range breakages {
 			var values []float64
 			for _, t := range trials {
 				if t.how.name != how.name || t.name != c.name {
@@ -188,6 +188,7 @@ func (r *Result) addTrials(trials []*trial) (lost int) {
 				row = append(row, "-")
 				continue
 			}
+			tried = true
 			m := measure(how.name+": "+c.name, "ms", finite(values))
 			r.Measures = append(r.Measures, m)
 			text := m.String()
@@ -195,10 +196,11 @@ func (r *Result) addTrials(trials []*trial) (lost int) {
 				text += fmt.Sprintf(", never in %d of %d", n, len(values))
 			}
 			row = append(row, text)
-			plot.Lines = append(plot.Lines, distribution(c.name, finite(values)))
+			r.Plots[i].Lines = append(r.Plots[i].Lines, distribution(c.name, finite(values)))
 		}
-		gaps.add(row...)
-		r.Plots = append(r.Plots, plot)
+		if tried { // not all contestants are in a short run
+			gaps.add(row...)
+		}
 	}
 	r.Tables = []Table{gaps, raw}
 	return lost

@@ -71,34 +71,13 @@ type injected struct {
 func (b *bench) inject(ctx context.Context, half time.Duration) (*injected, error) {
 	server, client := b.server(), b.client()
 	client.tcpls.CCHost = new(bpfcc.Host)
-	l, err := server.listenTCPLS(ctx, fmt.Sprintf("[::]:%d", netPort))
+	ends, err := b.meet(ctx, server, client)
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
-	sess, err := client.dialTCPLS(ctx, b.at(0, false).String())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = sess.CloseWithError(0, "the run is over") }()
-	peer, err := l.Accept(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = peer.CloseWithError(0, "the run is over") }()
-	st, err := sess.OpenStream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	go func() { // until the session ends
-		block := make([]byte, 64<<10)
-		for {
-			if _, err := st.Write(block); err != nil {
-				return
-			}
-		}
-	}()
-	from, err := peer.AcceptStream(ctx)
+	defer ends.Close()
+	sess, peer := ends.client, ends.server
+	from, err := ends.flood(ctx)
 	if err != nil {
 		return nil, err
 	}

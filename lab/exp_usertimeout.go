@@ -88,39 +88,18 @@ func (b *bench) dieOfSilence(ctx context.Context, timeout, patience time.Duratio
 	for _, cfg := range []*tcpls.Config{&server.tcpls, &client.tcpls} {
 		cfg.PathTimeout, cfg.ReconnectFor, cfg.KeepAlive = time.Hour, -1, -1
 	}
-	l, err := server.listenTCPLS(ctx, fmt.Sprintf("[::]:%d", netPort))
+	ends, err := b.meet(ctx, server, client)
 	if err != nil {
 		return 0, inForce, err
 	}
-	defer l.Close()
-	sess, err := client.dialTCPLS(ctx, b.at(0, false).String())
-	if err != nil {
-		return 0, inForce, err
-	}
-	defer func() { _ = sess.CloseWithError(0, "the run is over") }()
-	peer, err := l.Accept(ctx)
-	if err != nil {
-		return 0, inForce, err
-	}
-	defer func() { _ = peer.CloseWithError(0, "the run is over") }()
+	defer ends.Close()
+	sess, peer := ends.client, ends.server
 	if timeout > 0 {
 		if inForce, err = peer.SetPeerTCPOption(ctx, nil, tcpls.TCPUserTimeout(timeout)); err != nil {
 			return 0, inForce, err
 		}
 	}
-	st, err := sess.OpenStream(ctx)
-	if err != nil {
-		return 0, inForce, err
-	}
-	go func() { // until the session ends
-		block := make([]byte, 64<<10)
-		for {
-			if _, err := st.Write(block); err != nil {
-				return
-			}
-		}
-	}()
-	from, err := peer.AcceptStream(ctx)
+	from, err := ends.flood(ctx)
 	if err != nil {
 		return 0, inForce, err
 	}
