@@ -15,6 +15,9 @@ import (
 // that it gives.
 func run(t *testing.T, name string) *lab.Result {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("measures for a while")
+	}
 	for _, e := range lab.Experiments() {
 		if e.Name != name {
 			continue
