@@ -349,6 +349,22 @@ func (u *ccUse) set(p *Path) error {
 		return &CCError{Code: CCUnsupported, Reason: fmt.Sprintf("path %d: %v", p.id, err)}
 	}
 	u.paths = append(u.paths, ccPath{path: p, before: before})
+	p.ccBefore.Store(&before)
+	return nil
+}
+
+// again sets it on a path where something else has been set meanwhile, as by a
+// TCP option of the peer's (protocol 11), and goes back to that in the end.
+func (u *ccUse) again(p *ccPath) error {
+	has, err := osnet.Congestion(p.path.raw)
+	if err != nil || has == u.program.Name() {
+		return nil // an error is that of a path that is about to be closed
+	}
+	p.before, p.judge = has, ccJudge{}
+	p.path.ccBefore.Store(&has)
+	if err := osnet.SetCongestion(p.path.raw, u.program.Name()); err != nil && u.sess.lives(p.path.ID()) {
+		return &CCError{Code: CCUnsupported, Reason: fmt.Sprintf("path %d: %v", p.path.id, err)}
+	}
 	return nil
 }
 
@@ -359,6 +375,9 @@ func (u *ccUse) tend(at time.Time) error {
 	}
 	for i := range u.paths {
 		p := &u.paths[i]
+		if err := u.again(p); err != nil {
+			return err
+		}
 		info, err := osnet.TCPInfo(p.path.raw)
 		if err != nil {
 			continue // it is about to be closed
@@ -404,18 +423,48 @@ func (u *ccUse) recover(at time.Time) {
 		info, err := osnet.TCPInfo(p.path.raw)
 		switch {
 		case err != nil || info.NotSent == 0 || !p.since.IsZero() && info.BytesAcked != p.acked:
+			p.path.ccBefore.Store(nil)
 		case p.since.IsZero():
 			p.since, p.acked = at, info.BytesAcked
 			waiting = append(waiting, p)
 		case at.Sub(p.since) < ccPatience:
 			waiting = append(waiting, p)
 		default:
-			if c, ok := p.path.conn.(interface{ SetLinger(sec int) error }); ok {
-				_ = c.SetLinger(0) // else the kernel keeps what it will never send
-			}
-			u.sess.pathFailed(p.path, &PathError{Path: p.path.ID(), Op: "write", Err: errCCStuck})
+			u.sess.giveUp(p.path, &PathError{Path: p.path.ID(), Op: "write", Err: errCCStuck})
 		}
 	}
 	clear(u.left[len(waiting):])
 	u.left = waiting
+}
+
+// leaveCC readies the socket of a path that has failed to be closed. What it holds
+// is sent elsewhere; with a congestion control of the peer the kernel might keep it
+// for hours, and the same of the next path.
+func (p *Path) leaveCC() {
+	if p.ccBefore.Load() != nil {
+		p.resetOnClose()
+	}
+}
+
+// heldByCC reports whether a congestion control of the peer may hold up what the
+// path's socket was given.
+func (p *Path) heldByCC() bool {
+	if p.ccBefore.Load() == nil {
+		return false
+	}
+	info, err := osnet.TCPInfo(p.raw)
+	return err == nil && info.NotSent > 0
+}
+
+// endCC leaves what a socket that is about to be closed still holds to its own
+// congestion control, unless nothing of it has been sent for long.
+func (p *Path) endCC() {
+	before := p.ccBefore.Load()
+	if before == nil {
+		return
+	}
+	_ = osnet.SetCongestion(p.raw, *before) // the socket may be closed already
+	if info, err := osnet.TCPInfo(p.raw); err == nil && info.NotSent > 0 && info.SinceSent > ccPatience {
+		p.resetOnClose()
+	}
 }

@@ -108,6 +108,39 @@ func TestCCOnJoinedPaths(t *testing.T) {
 	}
 }
 
+// A TCP option that names a congestion control doesn't take the place of one that
+// the peer has sent, neither on the paths that are there nor on those that join; it
+// says to which one they go back.
+func TestCCAndOption(t *testing.T) {
+	client, server := tcpPair(t, func(client, _ *Config) {
+		client.CCHost = &testCCHost{max: 1 << 16, name: "reno"}
+	})
+	usual := client.Paths()[0].Stats().Congestion
+	if usual == "" || usual == "reno" {
+		t.Skipf("the system's congestion control is %q: one that isn't reno is needed", usual)
+	}
+	if err := server.OfferCC(t.Context(), CCOffer{Name: "test", Object: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	wantOption(t, server, nil, TCPCongestion(usual), TCPCongestion(usual))
+	if _, err := client.AddPath(t.Context(), PathSpec{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range client.Paths() {
+		for n := 0; p.Stats().Congestion != "reno"; n++ { // it is looked at every 100 ms
+			if _, err := client.Ping(t.Context()); err != nil || n == 10_000 {
+				t.Fatalf("path %d uses %s, %v", p.ID(), p.Stats().Congestion, err)
+			}
+		}
+	}
+	if err := server.WithdrawCC(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range client.Paths() {
+		wantInForce(t, "when it is withdrawn", p, TCPCongestion(usual))
+	}
+}
+
 // What a path does, by what the kernel measures every 100 ms, and whether it is
 // the congestion control's fault.
 func TestCCJudge(t *testing.T) {

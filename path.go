@@ -55,8 +55,9 @@ type Path struct {
 	lost                     atomic.Bool // what was sent on it may not arrive
 	leaving                  atomic.Bool // it is about to be closed
 	pongDue                  atomic.Bool
-	lazy                     atomic.Bool // the watch has slowed down
-	suspected                atomic.Bool // state is PathSuspect
+	lazy                     atomic.Bool            // the watch has slowed down
+	suspected                atomic.Bool            // state is PathSuspect
+	ccBefore                 atomic.Pointer[string] // the congestion control that one of the peer's has replaced, and may still hold up
 
 	load
 	joining   atomic.Pointer[joining] // the handshake isn't complete

@@ -132,6 +132,10 @@ func (s *Session) peerClosedPath(p *Path) {
 	p.sealAlert(levelWarning, alertCloseNotify)
 	s.resendLost() // what p was about to send again
 	<-p.outDone    // all of it is written, or it has failed meanwhile
+	if p.heldByCC() {
+		s.giveUp(p, &PathError{Path: p.ID(), Op: "close", Err: errCCStuck})
+		return
+	}
 	s.mu.Lock()
 	closed := p.state != PathClosed
 	if closed {

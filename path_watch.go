@@ -246,10 +246,15 @@ func (p *Path) retryOften(on bool) {
 // giveUp ends a path on which nobody hears us. The kernel would try for minutes
 // to deliver what it still holds, which is sent elsewhere.
 func (s *Session) giveUp(p *Path, err error) {
+	p.resetOnClose()
+	s.pathFailed(p, err)
+}
+
+// resetOnClose makes the kernel forget what it holds when the path is closed.
+func (p *Path) resetOnClose() {
 	if c, ok := p.conn.(interface{ SetLinger(seconds int) error }); ok {
 		_ = c.SetLinger(0)
 	}
-	s.pathFailed(p, err)
 }
 
 // quiet is the longest time between two questions on a path on which nothing

@@ -283,6 +283,7 @@ func (p *Path) abandon() {
 	p.outMu.Lock()
 	p.discard()
 	p.outMu.Unlock()
+	p.endCC()
 	_ = p.conn.Close() // nothing is lost by an error: the path is given up
 }
 

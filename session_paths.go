@@ -240,6 +240,7 @@ func (s *Session) recovered() {
 // carry it. The caller holds no lock.
 func (s *Session) pathFailed(p *Path, err error) {
 	if s.lose(p) {
+		p.leaveCC()
 		p.abandon()
 		s.goOn(p, err)
 	}
@@ -258,6 +259,7 @@ func (s *Session) pathBroken(p *Path, alert byte, err error) {
 	limitEnd(p.conn)
 	<-p.outDone
 	_, _ = io.CopyN(io.Discard, p.conn, 256<<10) // as linger does, which has the reason
+	p.leaveCC()
 	p.abandon()
 }
 

@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/go-tcpls/tcpls"
 	"github.com/go-tcpls/tcpls/bpfcc"
+	"github.com/go-tcpls/tcpls/internal/netns"
 )
 
 // newTestConfigs returns the configurations of a client that takes congestion
@@ -325,6 +327,77 @@ func TestStalled(t *testing.T) {
 			u.end()
 		})
 	}
+}
+
+// A server that stalls its client's connections and then closes them can't make
+// the client's kernel keep what they haven't sent.
+func TestStalledAndClosed(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		needKernel(t)
+		clientConfig, serverConfig := newTestConfigs(t, new(bpfcc.Host))
+		clientConfig.PathTimeout, serverConfig.PathTimeout = time.Minute, time.Minute // the server's end comes first
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted := &acceptedConns{Listener: ln, conns: make(chan *net.TCPConn, 16)}
+		c, s := connect(t, &tcpls.Dialer{Config: clientConfig}, accepted, serverConfig)
+		u := startUpload(t, c, s)
+		u.more(t, 1<<20)
+		loaded := c.Events(t.Context())
+		go func() { // its answer may be held up too
+			_ = s.OfferCC(t.Context(), tcpls.CCOffer{Name: "stall", Object: newTestObject(t, "testdata/stall.o")})
+		}()
+		for e := range loaded {
+			if e.Kind == tcpls.EventCCLoaded {
+				break
+			}
+		}
+		for range 3 {
+			if err := (<-accepted.conns).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.WithdrawCC(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		u.more(t, 10<<20)
+		u.end()
+		if left := orphans(t); len(left) > 0 {
+			t.Errorf("the kernel keeps unsent bytes of connections that nobody has any more:\n%s", strings.Join(left, "\n"))
+		}
+	})
+}
+
+// acceptedConns are the server's ends of all connections.
+type acceptedConns struct {
+	net.Listener
+	conns chan *net.TCPConn
+}
+
+func (l *acceptedConns) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok {
+		l.conns <- tcp
+	}
+	return c, err
+}
+
+// orphans are the connections of the network namespace that no process has, and that
+// still have something to send.
+func orphans(t *testing.T) (found []string) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if inode, unsent := f[9], f[4]; inode == "0" && !strings.HasPrefix(unsent, "00000000:") {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
 }
 
 // Both ends may send one to the other.
