@@ -227,11 +227,11 @@ func (s *Session) setOption(r *wire.OptionRequest) {
 	var path *Path
 	o, err := decodeOption(r.TCPOption)
 	if err == nil && r.Path != wire.AllPaths {
-		i := slices.IndexFunc(s.livePaths(), func(p *Path) bool { return p.ID() == r.Path })
-		if i < 0 {
-			err = &TCPOptionError{Option: o, Reason: TCPOptionNoPath}
+		live := s.livePaths()
+		if i := slices.IndexFunc(live, func(p *Path) bool { return p.ID() == r.Path }); i >= 0 {
+			path = live[i]
 		} else {
-			path = s.livePaths()[i]
+			err = &TCPOptionError{Option: o, Reason: TCPOptionNoPath}
 		}
 	}
 	if err == nil {
