@@ -23,8 +23,8 @@ func (t *tool) checkCommand() *cobra.Command {
 		Use:   "check HOST[:PORT]",
 		Short: "Say in words what a server speaks",
 		Long: `Make one session with a server (default port 443) and say what came out: TCPLS or
-not, TLS version, cipher suite, key exchange, certificate, ALPN, TCP options that it would
-set if it is asked to, timings, what the network did to the connection, and what was
+not, TLS version, cipher suite, key exchange, certificate, ALPN, TCP options that it
+sets if it is asked to, timings, what the network did to the connection, and what was
 refused and why.`,
 		Example: "  tcpls check example.com\n  tcpls check 'tcpls://192.0.2.7:4433/?pin=sha256:5f0c...' --json",
 		Args:    atLeast(1, "HOST:PORT"),
@@ -110,7 +110,9 @@ func (t *tool) examine(ctx context.Context, f *clientFlags, to target, r *report
 		}
 		r.Timings.Ping = milliseconds(rtt)
 		r.inspect(ctx, session)
-		r.Takes = optionNames(session.PeerTCPOptionKinds())
+		if r.Takes, r.TakesNot, err = tryOptions(ctx, session); err != nil {
+			return fmt.Errorf("TCP options: %w", err)
+		}
 		if r.Options, err = f.options.ask(ctx, session); err != nil {
 			return fmt.Errorf("--peer-opt: %w", err)
 		}

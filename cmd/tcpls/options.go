@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-tcpls/tcpls"
 )
@@ -40,7 +42,7 @@ type peerOption struct {
 	Reason string          `json:"not_set_because,omitempty"`
 }
 
-// ask has the options set on all paths of a session.
+// ask has the options set on all paths of a session, in their order.
 func (p peerOptions) ask(ctx context.Context, s *tcpls.Session) (results []peerOption, err error) {
 	for _, o := range p {
 		r := peerOption{Asked: o}
@@ -59,6 +61,33 @@ func (p peerOptions) ask(ctx context.Context, s *tcpls.Session) (results []peerO
 	return results, nil
 }
 
+// trials are options as a careful server may set them, one of each kind.
+var trials = [...]tcpls.TCPOption{
+	tcpls.TCPUserTimeout(30 * time.Second), tcpls.TCPKeepAlive(time.Minute), tcpls.TCPCongestion("reno"),
+	tcpls.TCPNotSentLowWater(128 << 10), tcpls.TCPMaxPacingRate(1 << 30), tcpls.TCPWindowClamp(1 << 20), tcpls.TCPDSCP(0),
+}
+
+// tryOptions finds out which options the server would set. Which it could, it
+// says by itself; the rest is its policy's business, so each is asked for.
+func tryOptions(ctx context.Context, s *tcpls.Session) (taken []string, refused []peerOption, err error) {
+	kinds := s.PeerTCPOptionKinds()
+	var options peerOptions
+	for _, o := range trials {
+		if slices.Contains(kinds, o.Kind) {
+			options = append(options, o)
+		}
+	}
+	results, err := options.ask(ctx, s)
+	for _, r := range results {
+		if r.Reason == "" {
+			taken = append(taken, r.Asked.Kind.String())
+		} else {
+			refused = append(refused, r)
+		}
+	}
+	return taken, refused, err
+}
+
 // String tells it to a person.
 func (r peerOption) String() string {
 	switch {
@@ -68,12 +97,4 @@ func (r peerOption) String() string {
 		return r.Set.String() + " is set, instead of " + r.Asked.String()
 	}
 	return r.Set.String() + " is set"
-}
-
-// optionNames words a list of kinds.
-func optionNames(kinds []tcpls.TCPOptionKind) (names []string) {
-	for _, k := range kinds {
-		names = append(names, k.String())
-	}
-	return names
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -26,9 +27,10 @@ type report struct {
 	HelloRetry  bool         `json:"hello_retry_request,omitempty"`
 	ALPN        string       `json:"alpn,omitempty"`
 	Certificate *certificate `json:"certificate,omitempty"`
-	Takes       []string     `json:"tcp_options,omitempty"`  // those that the server can set
-	Options     []peerOption `json:"peer_options,omitempty"` // what came of --peer-opt
-	Machine     *ccReport    `json:"congestion_control"`     // what this machine could take
+	Takes       []string     `json:"tcp_options,omitempty"`         // those that the server sets
+	TakesNot    []peerOption `json:"tcp_options_refused,omitempty"` // those that it could
+	Options     []peerOption `json:"peer_options,omitempty"`        // what came of --peer-opt
+	Machine     *ccReport    `json:"congestion_control"`            // what this machine could take
 	Timings     timings      `json:"timings_ms"`
 	Path        *network     `json:"path,omitempty"`
 	Refused     []string     `json:"refused"` // what the server didn't take, and why
@@ -204,7 +206,7 @@ func (r *report) print(w io.Writer) error {
 	}
 	if r.TCPLS {
 		row("TCP options", "%s", cmp.Or(strings.Join(r.Takes, ", "), "none"))
-		for _, o := range r.Options {
+		for _, o := range slices.Concat(r.TakesNot, r.Options) {
 			row("", "%v", o)
 		}
 	}
