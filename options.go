@@ -216,7 +216,7 @@ func LimitTCPOption(o TCPOption) (TCPOption, error) {
 	case t == nil:
 		return o, &TCPOptionError{Option: o, Reason: TCPOptionUnknown}
 	case !t.valid(o):
-		return o, &TCPOptionError{Option: o, Reason: TCPOptionRange}
+		return o, t.outOfRange(o)
 	case t.harmless != nil && !t.harmless(o):
 		return o, &TCPOptionError{Option: o, Reason: TCPOptionRefused}
 	case t.most > 0 && !(t.zero && o.Value == 0):
@@ -317,6 +317,19 @@ func (t *optionType) valid(o TCPOption) bool {
 	return o.Name == "" && (t.lo <= o.Value && o.Value <= t.hi || t.zero && o.Value == 0)
 }
 
+// outOfRange says which values there are.
+func (t *optionType) outOfRange(o TCPOption) error {
+	zero := ""
+	if t.zero {
+		zero = "0 or "
+	}
+	err := fmt.Errorf("it must be %s%s to %s", zero, t.form.write(TCPOption{Value: t.lo}), t.form.write(TCPOption{Value: t.hi}))
+	if t.form == &nameForm {
+		err = errors.New("it must be 1 to 15 letters, digits, '_', '-' and '.'")
+	}
+	return &TCPOptionError{Option: o, Reason: TCPOptionRange, Err: err}
+}
+
 func isCongestionName(name string) bool {
 	return 1 <= len(name) && len(name) <= 15 && strings.IndexFunc(name, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("_-.", r))
@@ -330,7 +343,7 @@ func (o TCPOption) encode() (wire.TCPOption, error) {
 	case t == nil:
 		return wire.TCPOption{}, &TCPOptionError{Option: o, Reason: TCPOptionUnknown}
 	case !t.valid(o):
-		return wire.TCPOption{}, &TCPOptionError{Option: o, Reason: TCPOptionRange}
+		return wire.TCPOption{}, t.outOfRange(o)
 	}
 	return wire.TCPOption{Kind: uint64(o.Kind), Value: t.form.append(nil, o)}, nil
 }
@@ -346,7 +359,7 @@ func decodeOption(w wire.TCPOption) (TCPOption, error) {
 	read, ok := t.form.parse(w.Value)
 	o.Value, o.Name = read.Value, read.Name
 	if !ok || !t.valid(o) {
-		return o, &TCPOptionError{Option: o, Reason: TCPOptionRange}
+		return o, t.outOfRange(o)
 	}
 	return o, nil
 }

@@ -142,3 +142,17 @@ func TestTCPOptionErrors(t *testing.T) {
 		}
 	}
 }
+
+// Who asks for what can't be is told what can.
+func TestTCPOptionBounds(t *testing.T) {
+	for text, want := range map[string]string{
+		"user-timeout=0s": "must be 1s to 546h7m0s", "keepalive=10h": "must be 0 or 1s to 9h6m7s",
+		"dscp=64": "must be 0 to 63", "notsent-lowat=0": "must be 1 to 2147483647", "congestion=": "must be 1 to 15 letters",
+	} {
+		_, err := ParseTCPOption(text)
+		wantErrorIs(t, text, err, &TCPOptionError{Reason: TCPOptionRange})
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %q, want %q", text, err, want)
+		}
+	}
+}
