@@ -327,7 +327,7 @@ func (u *ccUse) spread() error {
 	live := u.sess.livePaths()
 	u.paths = slices.DeleteFunc(u.paths, func(p ccPath) bool { return !slices.Contains(live, p.path) })
 	for _, p := range live {
-		if slices.ContainsFunc(u.paths, func(has ccPath) bool { return has.path == p }) {
+		if u.uses(p) {
 			continue
 		}
 		if err := u.set(p); err != nil && u.sess.lives(p.ID()) {
@@ -335,6 +335,11 @@ func (u *ccUse) spread() error {
 		}
 	}
 	return nil
+}
+
+// uses reports whether the path has it.
+func (u *ccUse) uses(p *Path) bool {
+	return slices.ContainsFunc(u.paths, func(has ccPath) bool { return has.path == p })
 }
 
 func (u *ccUse) set(p *Path) error {
@@ -423,7 +428,9 @@ func (u *ccUse) recover(at time.Time) {
 		info, err := osnet.TCPInfo(p.path.raw)
 		switch {
 		case err != nil || info.NotSent == 0 || !p.since.IsZero() && info.BytesAcked != p.acked:
-			p.path.ccBefore.Store(nil)
+			if !u.uses(p.path) {
+				p.path.ccBefore.Store(nil)
+			}
 		case p.since.IsZero():
 			p.since, p.acked = at, info.BytesAcked
 			waiting = append(waiting, p)

@@ -19,13 +19,14 @@
 // its programs are functions of one tcp_congestion_ops, 16 programs of together 4096
 // instructions at most, its maps are its own constants and variables, of 4 KiB
 // each at most, and it calls nothing but a few functions of the kernel's own congestion
-// controls and two clocks. The kernel's verifier then makes sure that it ends, and
+// controls and two clocks, and refers to nothing else of the kernel or this process. The kernel's verifier then makes sure that it ends, and
 // writes only its connections' windows and pacing. It is registered under a new
 // name, "tcpls_" and 8 digits, as one that only privileged processes can
 // choose, and never as a default. Four may be loaded at once.
 //
 // The verifier doesn't know whether it is any good: it may stall its connections or
-// flood the network, and it can read what the kernel knows of them. Sessions
+// flood the network, and it can read what the kernel keeps of them and whatever
+// that leads to. Sessions
 // watch what becomes of their connections, and switch back. So take congestion
 // controls only from whom you trust with your machine's share of the network;
 // tcpls.Config.AcceptCC decides.
