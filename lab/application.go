@@ -181,6 +181,18 @@ func echo(s stream, text string) error {
 	if _, err := s.Write(append(request(opEcho, 0), text...)); err != nil {
 		return err
 	}
+	return hear(s, text)
+}
+
+// again goes on with an echo.
+func again(s stream, text string) error {
+	if _, err := io.WriteString(s, text); err != nil {
+		return err
+	}
+	return hear(s, text)
+}
+
+func hear(s stream, text string) error {
 	back := make([]byte, len(text))
 	if _, err := io.ReadFull(s, back); err != nil {
 		return err

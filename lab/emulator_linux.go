@@ -48,6 +48,7 @@ type direction struct {
 	queue   queue
 	free    [][]byte // buffers that aren't used
 	size    int      // of a buffer
+	most    int      // packets under way
 	n       Counters
 	late    time.Duration // sum
 	arrived uint64        // of how many packets
@@ -62,8 +63,10 @@ const (
 	// atOnce is how many packets of a direction are read before the others
 	// get their turn.
 	atOnce = 64
-	// mostQueued bounds the packets under way in a direction.
-	mostQueued = 1 << 17
+	// mostQueued and mostBuffered bound the packets under way in a direction, and
+	// the bytes of their buffers.
+	mostQueued   = 1 << 17
+	mostBuffered = 256 << 20
 )
 
 func newEmulator(begin *setup) (*emulator, error) {
@@ -83,7 +86,7 @@ func newEmulator(begin *setup) (*emulator, error) {
 			if err := unix.SetNonblock(l.tuns[from], true); err != nil {
 				return nil, err
 			}
-			d := &direction{link: l, in: l.tuns[from], out: l.tuns[1-from], to: side(from).other(), size: spec.MTU}
+			d := &direction{link: l, in: l.tuns[from], out: l.tuns[1-from], to: side(from).other(), size: spec.MTU, most: min(mostQueued, mostBuffered/spec.MTU)}
 			d.shaper = shaper{shape: spec.Shapes[from], rng: rand.New(rand.NewPCG(begin.Seed, uint64(2*i+from)))}
 			l.dirs[from] = d
 			e.dirs = append(e.dirs, d)
@@ -258,7 +261,7 @@ func (e *emulator) take(d *direction, buf []byte, n int) bool {
 		return false
 	}
 	at, fate := d.shaper.admit(now, len(ip))
-	if fate == delivered && d.queue.n >= mostQueued {
+	if fate == delivered && d.queue.n >= d.most {
 		fate = overflown
 	}
 	if fate != delivered {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -72,6 +71,9 @@ const (
 const sitesAtOnce = 3
 
 func runMiddleboxes(ctx context.Context, o Options) (*Result, error) {
+	if err := errors.Join(Supported(), havePrograms()); err != nil {
+		return nil, err
+	}
 	var rows []middlebox
 	for _, b := range middleboxes() {
 		if b.quick || !o.Quick {
@@ -87,6 +89,9 @@ func runMiddleboxes(ctx context.Context, o Options) (*Result, error) {
 	)
 	for i, b := range rows {
 		places <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
 		running.Go(func() {
 			defer func() { <-places }()
 			mu.Lock()
@@ -96,7 +101,7 @@ func runMiddleboxes(ctx context.Context, o Options) (*Result, error) {
 		})
 	}
 	running.Wait()
-	if err := errors.Join(failures...); err != nil {
+	if err := errors.Join(append(failures, ctx.Err())...); err != nil {
 		return nil, err
 	}
 	return middleboxResult(rows, found), nil
@@ -290,21 +295,6 @@ func (v *crossing) surviveSilence(ctx context.Context, s stream, patience time.D
 	}
 	err := again(s, "after")
 	return yesOr(fmt.Sprintf("silence of %v; the answer to the next byte took %v", v.box.silence, time.Since(began).Round(time.Millisecond)), err), nil
-}
-
-// again goes on with an echo.
-func again(s stream, text string) error {
-	if _, err := io.WriteString(s, text); err != nil {
-		return err
-	}
-	back := make([]byte, len(text))
-	if _, err := io.ReadFull(s, back); err != nil {
-		return err
-	}
-	if string(back) != text {
-		return errDamaged
-	}
-	return nil
 }
 
 func (v *crossing) mptcpHandshake(ctx context.Context) (finding, error) {

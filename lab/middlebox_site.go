@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -122,18 +121,10 @@ func (s *site) feed(ctx context.Context, input, name string, args ...string) err
 }
 
 func commandError(name string, args []string, out []byte, err error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.Is(err, exec.ErrNotFound):
-		return missing(err)
 	}
 	return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
-}
-
-// missing is the error of a program that isn't installed.
-func missing(err error) error {
-	return fmt.Errorf("%w: %w: .ci/run names the packages that the experiment needs", ErrUnsupported, err)
 }
 
 // file writes a configuration, and returns its name.
@@ -181,7 +172,12 @@ func (s *site) dialer(d *net.Dialer, proxy string) func(ctx context.Context, net
 		if err != nil {
 			return nil, err
 		}
-		if err := connectBy(conn, address); err != nil {
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		err = connectBy(conn, address)
+		if !stop() {
+			err = ctx.Err()
+		}
+		if err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
 		return conn, nil

@@ -7,7 +7,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -31,6 +33,32 @@ type middlebox struct {
 }
 
 const emulated = "the lab's emulator"
+
+// outsidePrograms are what the rows run on their hosts, and the Debian packages that have it.
+var outsidePrograms = []struct{ name, packages string }{
+	{"ip", "iproute2"},
+	{"nft", "nftables"},
+	{"iptables-legacy-restore", "iptables"},
+	{"conntrack", "conntrack"},
+	{"haproxy", "haproxy"},
+	{"nginx", "nginx-light libnginx-mod-stream"},
+	{"squid", "squid"},
+}
+
+// havePrograms returns an error that says how to get those that aren't there.
+func havePrograms() error {
+	var names, packages []string
+	for _, p := range outsidePrograms {
+		if _, err := exec.LookPath(p.name); err != nil {
+			names = append(names, p.name)
+			packages = append(packages, p.packages)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: there is no %s: on Debian, apt-get install %s", ErrUnsupported, strings.Join(names, ", "), strings.Join(packages, " "))
+}
 
 // middleboxes returns the rows.
 func middleboxes() []middlebox {

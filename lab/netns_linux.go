@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -24,8 +25,11 @@ func Supported() error { return supported() }
 
 var supported = sync.OnceValue(func() error {
 	ns, err := newNamespace()
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: %w: run it as root", ErrUnsupported, err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	defer ns.close()
 	f, err := ns.newTUN("probe", defaultMTU, nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 )
 
 // ErrUnsupported is the reason why there can be no network here: the system isn't
@@ -18,6 +19,7 @@ type Network struct {
 	hosts    map[string]*Host
 	links    map[string]*Link
 	emulator *emulatorProcess
+	close    func() error // once
 }
 
 // Dir is a folder for files of programs on the hosts, which anybody may read. It goes
@@ -34,6 +36,7 @@ func New(t *Topology) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{topology: t, hosts: make(map[string]*Host), links: make(map[string]*Link)}
+	n.close = sync.OnceValue(n.takeDown)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(fmt.Errorf("lab: %w", err), n.Close())
 	}
@@ -141,8 +144,10 @@ func (n *Network) Links() []*Link {
 
 // Close ends the processes that still run on the hosts, and takes the network
 // down. Sockets that were opened on a host keep its namespace, without links, until they
-// are closed.
-func (n *Network) Close() error {
+// are closed. Further calls return what the first one did.
+func (n *Network) Close() error { return n.close() }
+
+func (n *Network) takeDown() error {
 	var errs []error
 	if n.emulator != nil {
 		errs = append(errs, n.emulator.close())

@@ -177,18 +177,30 @@ func endProcesses(namespaces []string, but ...int) {
 			if err != nil {
 				continue
 			}
-			id, err := os.Readlink(dir + "/ns/net")
-			if err != nil || !slices.Contains(namespaces, id) || slices.Contains(but, pid) {
-				continue
+			if !slices.Contains(but, pid) && endProcess(pid, namespaces) {
+				found = true
 			}
-			found = true
-			_ = unix.Kill(pid, unix.SIGKILL) // or it is gone
 		}
 		if !found {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// endProcess kills a process if it is in one of the namespaces, and reports that.
+// The file makes sure that it isn't another one with the same number.
+func endProcess(pid int, namespaces []string) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	id, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil || !slices.Contains(namespaces, id) {
+		return false
+	}
+	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
 }
 
 // emulatorMain is the emulator's main. It ends when its network does.

@@ -123,6 +123,8 @@ const (
 	defaultMTU = 1500
 	minMTU     = 68 // RFC 791, section 3.2
 	maxMTU     = 65535
+	minRate    = Rate(100)
+	maxRate    = 1000 * Gbit
 	minQueue   = 64 << 10
 	maxQueue   = 256 << 20
 	maxDelay   = time.Minute
@@ -243,8 +245,8 @@ func (l *LinkSpec) shapes() [2]Shape {
 
 func (s *Shape) check() error {
 	switch {
-	case s.Rate < 0 || s.Rate > 0 && s.Rate < 100:
-		return fmt.Errorf("the rate %v is not in 100bit/s or more", s.Rate)
+	case s.Rate != 0 && !(s.Rate >= minRate && s.Rate <= maxRate):
+		return fmt.Errorf("the rate %v is not in %v to %v", s.Rate, minRate, maxRate)
 	case s.Queue < 0 || s.Queue > maxQueue:
 		return fmt.Errorf("a queue of %d bytes is not in 0 to %d", s.Queue, maxQueue)
 	case s.Delay < 0 || s.Jitter < 0 || s.Delay+s.Jitter > maxDelay:
