@@ -1,10 +1,12 @@
 package lab_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -48,6 +50,14 @@ func TestReadTopology(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		a, _ := json.MarshalIndent(got, "", " ") // only to be looked at
 		t.Errorf("the file is read as %s", a)
+	}
+	file, err := os.ReadFile("testdata/two-isps.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	manual, err := os.ReadFile("../docs/lab.md")
+	if err != nil || !bytes.Contains(manual, file) {
+		t.Errorf("the manual shows another file, %v", err)
 	}
 	if _, err := lab.LoadTopology("testdata/absent.json"); err == nil || !strings.Contains(err.Error(), "absent.json") {
 		t.Errorf("a file that isn't there: %v", err)
