@@ -17,8 +17,8 @@
 //	conn, err := network.Host("client").Dial(ctx, "tcp", "10.0.0.2:443")
 //	network.Link("path0").SetBlackhole(true)
 //
-// Tests call [Start], which also closes the network, and says why where there
-// can be none.
+// Topologies are such values, or files: see [LoadTopology]. Tests call [Start],
+// which also closes the network, and says why where there can be none.
 //
 // # What it needs and touches
 //

@@ -51,5 +51,5 @@ type emulatorProcess struct{ dir string }
 
 func startEmulator(*Network, []*os.File) (*emulatorProcess, error) { return nil, Supported() }
 
-func (*emulatorProcess) call(order) (report, error) { return report{}, Supported() }
-func (*emulatorProcess) close() error               { return nil }
+func (*emulatorProcess) call(any) (report, error) { return report{}, Supported() }
+func (*emulatorProcess) close() error             { return nil }

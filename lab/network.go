@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -124,12 +125,7 @@ func (n *Network) Hosts() []*Host {
 	for _, h := range n.hosts {
 		hosts = append(hosts, h)
 	}
-	slices.SortFunc(hosts, func(a, b *Host) int {
-		if a.spec.Name < b.spec.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(hosts, func(a, b *Host) int { return strings.Compare(a.spec.Name, b.spec.Name) })
 	return hosts
 }
 

@@ -128,7 +128,7 @@ func startEmulator(n *Network, tuns []*os.File) (*emulatorProcess, error) {
 	if err := e.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the emulator: %w", err), ours.Close())
 	}
-	first, err := e.exchange(begin)
+	first, err := e.call(begin)
 	if err != nil {
 		return nil, errors.Join(err, e.close())
 	}
@@ -136,10 +136,8 @@ func startEmulator(n *Network, tuns []*os.File) (*emulatorProcess, error) {
 	return e, nil
 }
 
-// call gives an order and waits until it is carried out.
-func (e *emulatorProcess) call(o order) (report, error) { return e.exchange(o) }
-
-func (e *emulatorProcess) exchange(v any) (r report, err error) {
+// call gives the setup or an order, and waits until it is carried out.
+func (e *emulatorProcess) call(v any) (r report, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err = e.enc.Encode(v); err == nil {
@@ -151,10 +149,15 @@ func (e *emulatorProcess) exchange(v any) (r report, err error) {
 	return r, nil
 }
 
+// closePatience is how long an emulator may take to end all on its hosts.
+const closePatience = 10 * time.Second
+
 // close ends the emulator, and what runs on the hosts.
 func (e *emulatorProcess) close() error {
-	err := e.conn.Close() // which ends the emulator
+	err := e.conn.Close()                                                       // which ends the emulator
+	stuck := time.AfterFunc(closePatience, func() { _ = e.cmd.Process.Kill() }) // or it has just ended
 	waited := e.cmd.Wait()
+	stuck.Stop()
 	endProcesses(e.hosts, os.Getpid(), os.Getpid()) // this and the next if the emulator was killed
 	if e.dir != "" {
 		err = errors.Join(err, os.RemoveAll(e.dir))
