@@ -115,7 +115,7 @@ func runTrial(_ context.Context, o Options) (*Result, error) {
 	for _, n := range counts {
 		var cost [2][]float64
 		for i := range o.reps(9, 3) {
-			o.step("%d streams: round %d", n, i+1)
+			o.step("streams: %d, round %d", n, i+1)
 			for way := range cost {
 				us, err := trialRound(n, way == 0, pick(o, 4000, 500))
 				if err != nil {
