@@ -52,6 +52,43 @@ func BenchmarkFirstBytes(b *testing.B) {
 	}
 }
 
+// BenchmarkCredit is how fast 96 MiB come over a long link, by how many unread bytes
+// a stream may hold: a fixed number, what the round trips ask for, or the most of it
+// at once.
+func BenchmarkCredit(b *testing.B) {
+	const size = 96 << 20
+	n := lab.Start(b, lab.TwoHosts(lab.Shape{Rate: 200 * lab.Mbit, Delay: 100 * time.Millisecond, Queue: 6 << 20}))
+	for _, credit := range []struct {
+		name        string
+		window, max int
+	}{{"2 MiB", 2 << 20, 2 << 20}, {"growing", 0, 0}, {"8 MiB", 8 << 20, 8 << 20}} {
+		b.Run(credit.name, func(b *testing.B) {
+			client, server := exampleConfigs()
+			client.TLS.ServerName = "localhost"
+			client.StreamRecvWindow, client.StreamRecvMax = credit.window, credit.max
+			client.Congestion, server.Congestion = "cubic", "cubic"
+			inner, err := n.Host("server").Listen(b.Context(), "tcp", "10.0.0.2:443")
+			if err != nil {
+				b.Fatal(err)
+			}
+			l, err := tcpls.NewListener(inner, server)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			go answerAll(l, make([]byte, size))
+			d := &tcpls.Dialer{Config: client, DialContext: n.Host("client").Dial}
+			var times []float64
+			for b.Loop() {
+				_, last := answerTimes(b, d)
+				times = append(times, last)
+			}
+			slices.Sort(times)
+			b.ReportMetric(size*8/times[len(times)/2]/1e3, "Mbit/s")
+		})
+	}
+}
+
 // answerAll answers each stream's first byte.
 func answerAll(l *tcpls.Listener, answer []byte) {
 	streams := l.Streams()

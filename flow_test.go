@@ -62,6 +62,35 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// Windows grow by the slowest path, for which all bytes may have to wait; the kernel
+// knows how slow it is.
+func TestRoundTripOfWindows(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name  string
+		paths []time.Duration
+		want  time.Duration
+	}{
+		{"no path", nil, 5 * ms},
+		{"the kernel doesn't tell", []time.Duration{0, 0}, 5 * ms},
+		{"one path", []time.Duration{10 * ms}, 10 * ms},
+		{"a slower one", []time.Duration{10 * ms, 70 * ms, 0}, 70 * ms},
+	} {
+		s := new(Session)
+		s.roundTrip.Store(int64(5 * ms)) // of the handshake
+		var live []*Path
+		for _, rtt := range test.paths {
+			p := new(Path)
+			p.shortest.Store(int64(rtt))
+			live = append(live, p)
+		}
+		s.live.Store(&live)
+		if got := s.pathRTT(); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
 func TestBudget(t *testing.T) {
 	p := &Path{}
 	p.in.now = time.Unix(1000, 0)

@@ -49,7 +49,7 @@ type reading struct {
 	brought    bool      // stream bytes, since the last beat was considered
 	beaten     time.Time // when the last beat was due
 	partial    time.Time // when the record began that isn't complete
-	measured   time.Time // when minRTT was last asked for
+	measured   time.Time // when the kernel was last asked for the round trip
 	closed     bool      // the peer sent close_notify
 	repeats    uint      // records that had arrived before
 	retired    []uint32  // streams that have ended and are still attached, oldest first
@@ -139,7 +139,7 @@ func (p *Path) measure() {
 	if info, err := osnet.TCPInfo(p.raw); err == nil && info.MinRTT > 0 {
 		p.roundTrip.Store(int64(info.RTT))
 		p.window.Store(int64(info.CWnd) * int64(info.SendMSS))
-		p.sess.minRTT.Store(int64(info.MinRTT))
+		p.shortest.Store(int64(info.MinRTT))
 	}
 }
 

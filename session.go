@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -80,7 +81,6 @@ type Session struct {
 	began        time.Time
 	lastReceived atomic.Int64 // ns since began: the wall clock may jump
 	roundTrip    atomic.Int64 // ns; of the handshake or the last ping
-	minRTT       atomic.Int64 // ns; the kernel's, 0 where it has none
 	counters     counters
 }
 
@@ -246,12 +246,13 @@ func (s *Session) consumed(n int) (due bool) {
 
 func (s *Session) rtt() time.Duration { return time.Duration(s.roundTrip.Load()) }
 
-// pathRTT is the path's own round trip as far as it is known.
-func (s *Session) pathRTT() time.Duration {
-	if d := s.minRTT.Load(); d > 0 {
-		return time.Duration(d)
+// pathRTT is the longest of the paths' own round trips, as far as they are known:
+// what is to be read in order may wait for any of them.
+func (s *Session) pathRTT() (rtt time.Duration) {
+	for _, p := range s.livePaths() {
+		rtt = max(rtt, time.Duration(p.shortest.Load()))
 	}
-	return s.rtt()
+	return cmp.Or(rtt, s.rtt())
 }
 
 func (s *Session) broadcast() {
