@@ -138,7 +138,7 @@ func (v *crossing) answer(ctx context.Context, q question) (finding, error) {
 
 func middleboxResult(rows []middlebox, found [][]finding) *Result {
 	table := Table{Name: "table", Title: "What gets through: a transfer; a second path (TCPLS: through the same middlebox, MPTCP: beside it); a transfer whose path is broken in the middle",
-		Header: []string{"middlebox", "software"}}
+		Header: []string{"middlebox", "software", "break"}}
 	proof := Table{Name: "evidence", Title: "What was seen", Header: []string{"middlebox", "question", "found", "evidence"}, DataOnly: true}
 	for _, q := range questions {
 		table.Header = append(table.Header, q.name)
@@ -146,7 +146,7 @@ func middleboxResult(rows []middlebox, found [][]finding) *Result {
 	passed, survived, mptcpPassed, plain := 0, 0, 0, 0
 	var against []string
 	for i, b := range rows {
-		cells := []any{b.name, b.software}
+		cells := []any{b.name, b.software, b.howItBreaks()}
 		answers := make(map[string]string)
 		for j, f := range found[i] {
 			cells = append(cells, f.mark)
@@ -255,9 +255,9 @@ func (v *crossing) survive(ctx context.Context, s stream, patience time.Duration
 	if v.box.silence > 0 {
 		return v.surviveSilence(ctx, s, patience)
 	}
-	what, cut := v.box.breaks, v.box.cut
+	cut := v.box.cut
 	if cut == nil {
-		what, cut = "blackhole", cutByBlackhole
+		cut = cutByBlackhole
 	}
 	var got int
 	var cutErr error
@@ -276,7 +276,7 @@ func (v *crossing) survive(ctx context.Context, s stream, patience time.Duration
 	if cutErr != nil {
 		return finding{}, cutErr
 	}
-	return yesOr(fmt.Sprintf("%s; the longest gap was %v", what, gap.Round(time.Millisecond)), err), nil
+	return yesOr(fmt.Sprintf("%s; the longest gap was %v", v.box.howItBreaks(), gap.Round(time.Millisecond)), err), nil
 }
 
 // surviveSilence lets a stream rest until the box has forgotten the connection.
@@ -294,7 +294,7 @@ func (v *crossing) surviveSilence(ctx context.Context, s stream, patience time.D
 		return finding{}, err
 	}
 	err := again(s, "after")
-	return yesOr(fmt.Sprintf("silence of %v; the answer to the next byte took %v", v.box.silence, time.Since(began).Round(time.Millisecond)), err), nil
+	return yesOr(fmt.Sprintf("%s; the answer to the next byte took %v", v.box.howItBreaks(), time.Since(began).Round(time.Millisecond)), err), nil
 }
 
 func (v *crossing) mptcpHandshake(ctx context.Context) (finding, error) {

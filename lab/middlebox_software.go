@@ -32,6 +32,17 @@ type middlebox struct {
 	quick      bool // is part of short runs
 }
 
+// howItBreaks names what ends connections through the box.
+func (b *middlebox) howItBreaks() string {
+	switch {
+	case b.silence > 0:
+		return fmt.Sprintf("silence of %v", b.silence)
+	case b.breaks != "":
+		return b.breaks
+	}
+	return "blackhole"
+}
+
 const emulated = "the lab's emulator"
 
 // outsidePrograms are what the rows run on their hosts, and the Debian packages that have it.
