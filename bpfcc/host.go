@@ -73,7 +73,7 @@ func (h *Host) Load(o tcpls.CCOffer) (tcpls.CCProgram, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := load(o.Object)
+	p, err := shielded(func() (tcpls.CCProgram, error) { return load(o.Object) })
 	if err != nil {
 		h.release()
 		return nil, err

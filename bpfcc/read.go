@@ -36,6 +36,10 @@ var (
 // an offer by the name that is in it. The error is a *tcpls.CCError with code CCForm
 // or CCTooLarge.
 func Read(object []byte) (tcpls.CCOffer, error) {
+	return shielded(func() (tcpls.CCOffer, error) { return read(object) })
+}
+
+func read(object []byte) (tcpls.CCOffer, error) {
 	o, err := parse(object)
 	if err != nil {
 		return tcpls.CCOffer{}, err
@@ -49,6 +53,17 @@ func Read(object []byte) (tcpls.CCOffer, error) {
 		offer.MinKernel = [2]int{6, 10}
 	}
 	return offer, nil
+}
+
+// shielded calls what reads or loads an object. The packages that do it aren't made
+// for files of an adversary: debug/elf says that it may panic.
+func shielded[T any](f func() (T, error)) (result T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = refused("the object can't be read: %v", p)
+		}
+	}()
+	return f()
 }
 
 // An object is one that was found to be a congestion control and nothing else.

@@ -116,6 +116,20 @@ func TestCheckInstruction(t *testing.T) {
 	}
 }
 
+// A reader that falls over refuses the object, and nothing else ends.
+func TestShielded(t *testing.T) {
+	_, err := shielded(func() (tcpls.CCOffer, error) {
+		var sections []int
+		return tcpls.CCOffer{Size: sections[len(sections)]}, nil
+	})
+	if !errors.Is(err, &tcpls.CCError{Code: tcpls.CCForm}) || !strings.Contains(err.Error(), "out of range") {
+		t.Errorf("it says %v", err)
+	}
+	if _, err := shielded(func() (tcpls.CCOffer, error) { return tcpls.CCOffer{}, nil }); err != nil {
+		t.Error(err)
+	}
+}
+
 // The samples' offers say what is in their objects.
 func TestSamples(t *testing.T) {
 	for _, o := range []tcpls.CCOffer{Bandwidth(), Scalable()} {
