@@ -345,7 +345,7 @@ func (s *Stream) greeted(early, keys *record.Keys, again *Path) error {
 	s.sendCtx.SetKeys(keys)
 	s.attached = nil
 	if again != nil && s.kept.len() > 0 && !s.reset {
-		s.kept.doubt(nil)
+		s.kept.doubt(nil, 0)
 		s.replayOver(again)
 	}
 	return s.kept.reseal(s.id, early, keys)

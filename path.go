@@ -76,7 +76,9 @@ type load struct {
 	rate      atomic.Int64  // bytes per second, 0: not known
 	roundTrip atomic.Int64  // ns
 	shortest  atomic.Int64  // likewise: the shortest one, by the kernel; 0: not known
-	window    atomic.Int64  // TCP's, in bytes
+	window    atomic.Int64  // TCP's, in bytes; 0: not known
+	queued    atomic.Int64  // bytes that the kernel hasn't sent
+	asked     atomic.Int64  // when the kernel was, since the session began
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
 }

@@ -425,3 +425,38 @@ func TestStreamBeforeParameters(t *testing.T) {
 		}
 	})
 }
+
+// The end of a stream is sent again though a replay of it is under way, which
+// leaves out what its path has: whoever lost a path may have lost the
+// acknowledgement of just that.
+func TestEndsAgainDuringReplay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		w.addPath(t)
+		peer, st := openStream(t, w.client, w.server)
+		synctest.Wait()
+		time.Sleep(100 * time.Millisecond) // the server knows the path too
+		p := w.server.Paths()[1]
+		w.conn(0).StallSend(true) // no acknowledgements
+		if err := st.SetPath(p); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, st, []byte("all"))
+		if err := st.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		wantRead(t, "over its own path", peer, []byte("all"))
+		wantEOF(t, "over its own path", peer)
+		st.sendMu.Lock()
+		st.replayOn = p
+		st.sendMu.Unlock()
+		p.replay(st)
+		w.server.resendEnds()
+		if n := p.resent.Load(); n != 2 {
+			t.Errorf("%d records were sent again, not 2", n)
+		}
+		if err := st.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -130,17 +130,34 @@ func (p *Path) readLoop(early []byte) {
 // rttAge is how old the kernel's measurement of the round trip may be.
 const rttAge = 50 * time.Millisecond
 
-// measure asks the kernel for the path's shortest round trip, by which windows
-// are tuned.
+// infoAge is how old what a scheduler sees of TCP may be.
+const infoAge = 2 * time.Millisecond
+
+// refresh asks the kernel anew for what a scheduler sees, if that is old.
+func (p *Path) refresh() {
+	if p.raw == nil {
+		return
+	}
+	now, last := int64(time.Since(p.sess.began)), p.asked.Load()
+	if now-last > int64(infoAge) && p.asked.CompareAndSwap(last, now) {
+		p.measure()
+	}
+}
+
+// measure asks the kernel what it knows of the path: for schedulers, and by the
+// shortest round trip windows are tuned.
 func (p *Path) measure() {
 	if p.raw == nil {
 		return
 	}
-	if info, err := osnet.TCPInfo(p.raw); err == nil && info.MinRTT > 0 {
-		p.roundTrip.Store(int64(info.RTT))
-		p.window.Store(int64(info.CWnd) * int64(info.SendMSS))
-		p.shortest.Store(int64(info.MinRTT))
+	info, err := osnet.TCPInfo(p.raw)
+	if err != nil || info.MinRTT <= 0 {
+		return
 	}
+	p.roundTrip.Store(int64(info.RTT))
+	p.shortest.Store(int64(info.MinRTT))
+	p.window.Store(int64(min(info.CWnd*info.SendMSS, info.SendWindow)))
+	p.queued.Store(int64(info.NotSent))
 }
 
 // noteArrival is called for every piece that was read.

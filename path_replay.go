@@ -246,12 +246,12 @@ func (k *kept) misses() bool {
 	return false
 }
 
-// doubt makes every record count as lost that isn't on the path given, and
-// reports whether there are any.
-func (k *kept) doubt(but *Path) (any bool) {
+// doubt makes every record from number seq on count as lost that isn't on the
+// path given, and reports whether there are any.
+func (k *kept) doubt(but *Path, seq uint64) (any bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i := range k.n {
+	for i := int(min(max(seq, k.acked)-k.acked, uint64(k.n))); i < k.n; i++ {
 		if r := k.at(i); r.path != but || but == nil {
 			r.path, any = nil, true
 		}
@@ -260,6 +260,17 @@ func (k *kept) doubt(but *Path) (any bool) {
 }
 
 func (r *sentRecord) lost() bool { return r.path == nil || r.path.lost.Load() }
+
+// oldest is the path that has the oldest record, nil if there is none or no path
+// has it.
+func (k *kept) oldest() *Path {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.n == 0 {
+		return nil
+	}
+	return k.at(0).path
+}
 
 // missing returns the next few records from number seq on that are lost, and
 // the number of the first; to is the path that takes them.

@@ -47,10 +47,15 @@ func (pic *picture) clear() {
 
 // view is what a scheduler gets to know of the path.
 func (p *Path) view() sched.Path {
-	return sched.Path{
-		ID: uint32(p.id), Weight: p.Weight(), Full: p.full(), Queued: int(p.unsent.Load()), Sent: p.given.Load(),
+	p.refresh()
+	v := sched.Path{
+		ID: uint32(p.id), Weight: p.Weight(), Full: p.full(), Queued: int(p.unsent.Load() + p.queued.Load()), Sent: p.given.Load(),
 		RTT: time.Duration(p.roundTrip.Load()), Rate: p.rate.Load(), Window: p.window.Load(),
 	}
+	if v.Window > 0 && v.RTT > 0 {
+		v.Rate = int64(float64(v.Window) / v.RTT.Seconds())
+	}
+	return v
 }
 
 // pick asks the scheduler and returns the path for the batch, nil if it had

@@ -275,6 +275,13 @@ func (g *sendGate) sent() uint64 {
 	return g.used
 }
 
+// memory is how many more bytes can be kept.
+func (g *sendGate) memory() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return uint64(max(g.limit-g.kept, 0))
+}
+
 // unacknowledged is how many bytes are kept.
 func (g *sendGate) unacknowledged() int {
 	g.mu.Lock()

@@ -336,10 +336,12 @@ func (s *Session) resendEnds() {
 	streams := s.openStreams()
 	for _, st := range streams {
 		st.sendMu.Lock()
-		again := st.finSent && st.replayOn == nil && !st.kept.empty()
+		// A replay under way isn't enough: it leaves out what a path has that was
+		// silent and has come back.
+		again := st.finSent && !st.kept.empty()
 		st.sendMu.Unlock()
 		if again {
-			st.kept.doubt(nil)
+			st.kept.doubt(nil, 0)
 			st.moveOff(s.path())
 		}
 	}

@@ -157,13 +157,37 @@ func (p *Path) setLowWater() {
 
 // hasten sends again, on the fastest path, what slower ones still have of a
 // stream that has ended: nothing else is there to be sent, and the end would
-// come no sooner than the slowest of them. The caller holds sendMu.
+// come no sooner than the slowest of them. Each record is hastened once. The caller
+// holds sendMu, and nobody seals.
 func (s *Stream) hasten() {
-	if !s.sess.spreads() || s.reset || s.replayOn != nil || s.pinned() != nil || len(s.copied) > 0 {
+	if fast, _ := s.fastest(); fast != nil {
+		s.repeatOver(fast)
+	}
+}
+
+// relieve does the same for a stream that goes on, where the receiver's credit
+// or our memory is used up because a path needs much longer for the oldest
+// record than the fastest one would. The caller holds sendMu, and nobody seals.
+func (s *Stream) relieve() {
+	at := s.kept.oldest()
+	if at == nil || !at.works() {
 		return
 	}
-	var fast *Path
-	var soonest time.Duration
+	fast, soonest := s.fastest()
+	if fast == nil || fast == at {
+		return
+	}
+	if view := at.view(); view.Arrival(0) > 2*soonest {
+		s.repeatOver(fast)
+	}
+}
+
+// fastest is the path on which a batch of the stream would arrive first, and
+// when; nil if the stream doesn't go on several at once.
+func (s *Stream) fastest() (fast *Path, soonest time.Duration) {
+	if !s.sess.spreads() || s.sess.repeats() || s.reset || s.replayOn != nil || s.pinned() != nil || s.sess.holding.Load() {
+		return nil, 0
+	}
 	for _, p := range s.sess.livePaths() {
 		if !p.usable() {
 			continue
@@ -173,8 +197,18 @@ func (s *Stream) hasten() {
 			fast, soonest = p, t
 		}
 	}
-	if fast != nil && fast.unsent.Load() < maxUnsent && s.kept.doubt(fast) {
-		s.replayOver(fast)
+	return fast, soonest
+}
+
+// repeatOver sends again on p what other paths have of the stream.
+func (s *Stream) repeatOver(p *Path) {
+	if p.unsent.Load() >= maxUnsent {
+		return
+	}
+	from := s.hastened
+	s.hastened = s.sendCtx.Seq()
+	if s.kept.doubt(p, from) {
+		s.replayOver(p)
 		go s.replayOn.carryOn()
 	}
 }

@@ -53,6 +53,7 @@ type streamSend struct {
 	allotted      atomic.Pointer[Path] // the same, if ModePinned chose it
 	copied        []*Path              // which got copies of the last batch; the sealer's own
 	moved         uint64               // records below it were sealed for an earlier path
+	hastened      uint64               // records below it were sent again in haste, where they had to be
 	finDue        bool
 	finSent       bool
 	reset         bool // by a RESET of ours

@@ -180,6 +180,9 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 	}
 	room := s.credit - s.sent
 	if room == 0 || s.sealing || s.blocked() {
+		if !s.sealing {
+			s.relieve()
+		}
 		s.sess.wait(&s.sendCond)
 		return 0, nil, nil
 	}
@@ -189,7 +192,7 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 		n = min(n, spreadBatch)
 		changes := g.changes.Load()
 		var ok bool
-		if via, ok = s.choose(n, room); !ok {
+		if via, ok = s.choose(n, max(uint64(n), min(room, g.memory()))); !ok {
 			return 0, nil, nil
 		}
 		if via == nil {
@@ -200,6 +203,9 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 		}
 	}
 	if got, next = g.enter(&s.turn, n); got == 0 {
+		if g.memory() < record.MaxPlaintext+record.Overhead {
+			s.relieve()
+		}
 		s.sess.wait(&s.sendCond)
 		return 0, nil, nil
 	}

@@ -57,7 +57,8 @@ func Redundant() Scheduler {
 // Earliest picks the path on which the batch is likely to arrive first, of
 // those that have room, and only if what arrives before it on the fastest path
 // of all fits into half of the receiver's credit. So a slow path helps as far
-// as it can, and never holds up a fast one.
+// as it can, and never holds up a fast one. An idle path that would hold it up
+// gets copies in the meantime: TCP finds out only so what it can carry.
 func Earliest() Scheduler { return Func(earliest) }
 
 func earliest(b Batch, paths []Path) Set {
@@ -71,15 +72,37 @@ func earliest(b Batch, paths []Path) Set {
 			next = i
 		}
 	}
-	if next < 0 || next == fast {
-		return One(next)
-	}
-	first, then := paths[fast].Arrival(b.Bytes), paths[next].Arrival(b.Bytes)
-	if paths[fast].Rate == 0 && then > 2*first {
-		return 0 // it is too early to tell how much the slow one would hold up
-	}
-	if held := float64(paths[fast].Rate) * (then - first).Seconds(); held > float64(b.Credit)/2 {
+	switch {
+	case next < 0:
+		return 0
+	case next == fast:
+		return One(fast) | warming(b, paths, fast)
+	case holdsUp(b, paths, fast, next):
 		return 0
 	}
 	return One(next)
+}
+
+// holdsUp reports whether the fastest path would have to wait for what the
+// next one carries.
+func holdsUp(b Batch, paths []Path, fast, next int) bool {
+	first, then := paths[fast].Arrival(b.Bytes), paths[next].Arrival(b.Bytes)
+	if paths[fast].Rate == 0 {
+		return then > 2*first // it is too early to tell
+	}
+	return float64(paths[fast].Rate)*(then-first).Seconds() > float64(b.Credit)/2
+}
+
+// warming is the paths that get copies: nothing else is on them, and the
+// fastest one has enough to do.
+func warming(b Batch, paths []Path, fast int) (set Set) {
+	if paths[fast].Queued < b.Bytes {
+		return 0
+	}
+	for i := range paths {
+		if i != fast && paths[i].Queued == 0 && paths[i].Window > 0 && holdsUp(b, paths, fast, i) {
+			set |= One(i)
+		}
+	}
+	return set
 }

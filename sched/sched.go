@@ -47,9 +47,9 @@ type Batch struct {
 	Stream uint32
 	// Bytes is how many they are, at most 64 KiB.
 	Bytes int
-	// Credit is how many more bytes of the stream the receiver takes now, these
-	// included. It holds all of them, if need be, while it waits for one that
-	// comes late.
+	// Credit is how many more bytes of the stream the receiver takes and the
+	// sender keeps now, these included. They hold all of them, if need be, while
+	// one comes late.
 	Credit uint64
 }
 
@@ -62,18 +62,20 @@ type Path struct {
 	// Full tells that enough waits for the socket: nothing is added while it
 	// does.
 	Full bool
-	// Queued is how many bytes wait for the socket.
+	// Queued is how many bytes wait for the socket, or for TCP to send them where
+	// the system tells.
 	Queued int
 	// Sent is how many bytes the path was given since the paths or their weights
 	// last changed.
 	Sent uint64
 	// RTT is the smoothed round-trip time; 0 if it isn't known.
 	RTT time.Duration
-	// Rate is at how many bytes per second the path's full socket took them; 0
-	// while it has not been full.
+	// Rate is how many bytes per second the path carries: Window in each round
+	// trip, or where that isn't known, what the path's full socket took; 0 while
+	// it has not been full.
 	Rate int64
-	// Window is TCP's congestion window, in bytes; 0 where the system doesn't
-	// tell.
+	// Window is how many bytes TCP lets be on their way at once: the smaller one
+	// of its congestion window and the peer's; 0 where the system doesn't tell.
 	Window int64
 }
 
