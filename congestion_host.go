@@ -210,6 +210,7 @@ func (s *Session) attend(u *ccUse, at time.Time) {
 	switch phase {
 	case ccOffered:
 		offer.Object = nil
+		s.tellSoon(Event{Kind: EventCCOffered})
 		s.considerCC(id, offer)
 	case ccComplete:
 		s.loadCC(u, id, offer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 )
 
@@ -33,6 +34,16 @@ const (
 	// EventAddresses: the server has told of an address, or withdrawn one; see
 	// Session.PeerAddresses.
 	EventAddresses
+	// EventStreamOpened: OpenStream or AcceptStream is about to return a stream.
+	EventStreamOpened
+	// EventStreamAttached: what this end sends on a stream goes over a path of
+	// its own from now on, by Stream.SetPath or ModePinned, or if Path is nil no longer.
+	EventStreamAttached
+	// EventStreamClosed: both directions of a stream have ended.
+	EventStreamClosed
+	// EventCCOffered: the peer offers a congestion control, and Config.AcceptCC
+	// is asked about it.
+	EventCCOffered
 	// EventCCLoaded: this end's paths use a congestion control of the peer from
 	// now on.
 	EventCCLoaded
@@ -55,7 +66,9 @@ var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
 	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses",
-	EventCCLoaded: "congestion control loaded", EventCCEnded: "congestion control ended",
+	EventStreamOpened: "stream opened", EventStreamAttached: "stream attached", EventStreamClosed: "stream closed",
+	EventCCOffered: "congestion control offered",
+	EventCCLoaded:  "congestion control loaded", EventCCEnded: "congestion control ended",
 	EventTCPOption: "TCP option", EventPeerTCPOption: "peer's TCP option", EventMissed: "events missed",
 }
 
@@ -66,13 +79,14 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("event %d", int(k))
 }
 
-// An Event is something that happened to a session's paths.
+// An Event is something that happened to a session, its paths or its streams.
 type Event struct {
 	Kind EventKind
-	// Path is the path in question, nil for EventNoPath, EventNetwork,
-	// EventAddresses, EventCCLoaded, EventCCEnded, EventPeerTCPOption and
-	// EventMissed.
+	// Path is the path in question; nil where it is about none, or about all.
 	Path *Path
+	// Stream is that of EventStreamOpened, EventStreamAttached and
+	// EventStreamClosed.
+	Stream *Stream
 	// Option is that of EventTCPOption and EventPeerTCPOption.
 	Option TCPOption
 	// Err tells why, where something failed.
@@ -96,7 +110,7 @@ type observer struct {
 
 // Events returns what happens to the session from the first iteration on, in
 // order, until ctx ends or the session does. Whoever is slower than events come
-// misses some and is told so by EventMissed. A peer that doesn't speak TCPLS has
+// misses some, first of all those of streams, and is told so by EventMissed. A peer that doesn't speak TCPLS has
 // none.
 func (s *Session) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
@@ -156,8 +170,9 @@ func (w *observers) tell(e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for o := range w.list {
-		if len(o.waiting) == maxEvents {
-			o.waiting, o.missed = o.waiting[1:], true
+		if len(o.waiting) == maxEvents { // there may be many more streams than paths
+			least := max(slices.IndexFunc(o.waiting, func(e Event) bool { return e.Stream != nil }), 0)
+			o.waiting, o.missed = slices.Delete(o.waiting, least, least+1), true
 		}
 		o.waiting = append(o.waiting, e)
 		select {

@@ -31,6 +31,9 @@ type Hooks struct {
 	// StreamOpened is called before OpenStream or AcceptStream returns the
 	// stream.
 	StreamOpened func(st *Stream)
+	// StreamAttached is called when what this end sends on the stream goes over a
+	// path of its own from now on, or if p is nil no longer, on a goroutine of its own.
+	StreamAttached func(st *Stream, p *Path)
 	// StreamClosed is called when both directions of the stream have ended, or
 	// the session has, on a goroutine of its own.
 	StreamClosed func(st *Stream)
@@ -80,6 +83,18 @@ func (s *Session) hook(e Event) {
 		if h.PathFailed != nil {
 			h.PathFailed(s, e.Path, e.Err)
 		}
+	case EventStreamOpened:
+		if h.StreamOpened != nil {
+			h.StreamOpened(e.Stream)
+		}
+	case EventStreamAttached:
+		if h.StreamAttached != nil {
+			h.StreamAttached(e.Stream, e.Path)
+		}
+	case EventStreamClosed:
+		if h.StreamClosed != nil {
+			h.StreamClosed(e.Stream)
+		}
 	case EventNoPath:
 		if h.NoPath != nil {
 			h.NoPath(s, e.Err)
@@ -90,18 +105,18 @@ func (s *Session) hook(e Event) {
 	}
 }
 
-// handOut calls the hooks of a stream that the application gets. The caller
-// holds no lock.
+// handOut tells of a stream that the application gets. The caller holds no
+// lock.
 func (s *Session) handOut(st *Stream) *Stream {
-	h := s.cfg.Hooks
-	if h == nil {
-		return st
+	closed := Event{Kind: EventStreamClosed, Stream: st}
+	if h := s.cfg.Hooks; h != nil && (h.StreamClosed != nil || h.Event != nil) {
+		context.AfterFunc(st.Context(), func() { s.hook(closed) })
 	}
-	if h.StreamClosed != nil {
-		context.AfterFunc(st.Context(), func() { h.StreamClosed(st) })
-	}
-	if h.StreamOpened != nil {
-		h.StreamOpened(st)
+	s.tell(Event{Kind: EventStreamOpened, Stream: st})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.handedOut = true; s.table.streams[st.id] != st { // it has ended already
+		s.watchers.tell(closed)
 	}
 	return st
 }

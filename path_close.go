@@ -34,12 +34,18 @@ func (p *Path) Use() error {
 // Close leaves the path: another one takes over if p was in use, what is on
 // its way on p is delivered, and the peer confirms. It waits for that until ctx
 // ends, or for Config.CloseTimeout, and then gives the connection up; what the
-// peer hasn't acknowledged is sent again elsewhere. The error is ErrLastPath,
-// the context's, or the reason why the session ended.
+// peer hasn't acknowledged is sent again elsewhere. A path that has failed or was
+// closed is left alone. The error is ErrLastPath, the context's, or the reason
+// why the session ended.
 func (p *Path) Close(ctx context.Context) error {
 	s := p.sess
 	next := s.best(p)
-	if next == nil {
+	switch {
+	case s.ended():
+		return s.cause()
+	case p.State() == PathClosed:
+		return nil
+	case next == nil:
 		return ErrLastPath
 	}
 	if p == s.path() {

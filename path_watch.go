@@ -28,7 +28,7 @@ type watch struct {
 }
 
 const (
-	silentAsk = 100 * time.Millisecond
+	silentAsk = 50 * time.Millisecond
 	// minPatience is the shortest silence that makes a path suspect.
 	minPatience = 200 * time.Millisecond
 	// suspectTime is how long a silent path is kept that may answer again. It
@@ -106,7 +106,10 @@ func (p *Path) pong(data [8]byte) {
 	defer p.sess.mu.Unlock()
 	took := time.Duration(p.sess.lastReceived.Load()) - time.Duration(seq&^watchPing)
 	p.watch.learn(took, p.patience())
-	p.roundTrip.Store(int64(p.watch.rtt))
+	if p.window.Load() == 0 && took > 0 { // else the kernel knows better
+		old := time.Duration(p.roundTrip.Load()) // falls at once: what waits here is no part of it
+		p.roundTrip.Store(int64(min(took, old+(took-old)/8)))
+	}
 }
 
 // learn takes in how long an answer took. One that came after the path had
@@ -171,27 +174,30 @@ func (s *Session) look(p *Path) {
 	heard := time.Duration(p.heard.Load())
 	silent := now - heard
 	if w.asked > 0 && heard >= w.asked {
+		if heard-w.asked > max(minPatience, 3*time.Duration(p.roundTrip.Load())) {
+			p.noteActive() // it was away, whether that made it suspect or not
+		}
 		w.asked = 0
 	}
 	ask := w.asked == 0 && silent >= w.interval
 	suspect := p.state == PathActive && w.asked > 0 && silent >= p.patience()
 	given := p.state == PathSuspect && silent >= max(suspectTime, 2*p.patience())
+	if ask {
+		w.asked = now
+	}
+	settle, back := s.comesBack(p, now)
 	switch {
-	case suspect || p.state == PathSuspect:
+	case suspect || p.state == PathSuspect || back:
 		w.interval = silentAsk
 	case busy || silent < silentAsk:
 		w.interval = silentAsk
 	case ask:
 		w.interval = min(2*w.interval, s.quiet())
 	}
-	if ask {
-		w.asked = now
-	}
 	wait := w.interval - silent%w.interval
 	if w.asked > 0 {
 		wait = max(min(w.interval, p.patience()-silent), 10*time.Millisecond)
 	}
-	settle, back := s.comesBack(p, now)
 	if back && settle > 0 {
 		wait = min(wait, settle)
 	}

@@ -264,18 +264,33 @@ func TestEvents(t *testing.T) {
 			return nil
 		})
 		synctest.Wait()
+		first := w.client.Paths()[0]
 		p := w.addPath(t)
 		w.conn(0).Reset()
 		time.Sleep(time.Second)
 		if err := w.client.Paths()[0].Close(ctx); err != ErrLastPath {
 			t.Errorf("Close of the last path: %v", err)
 		}
+		if err := first.Close(ctx); err != nil {
+			t.Errorf("Close of a path that has failed: %v", err)
+		}
 		if s := p.State(); s != PathActive {
 			t.Errorf("state %v", s)
 		}
+		st, peer := openStream(t, w.client, w.server)
+		for _, to := range []*Path{p, p, nil} {
+			if err := st.SetPath(to); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := errors.Join(st.Close(), peer.Close()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
 		cancel()
 		<-all
-		want := []EventKind{EventPathJoined, EventPathFailed, EventMainPath}
+		want := []EventKind{EventPathJoined, EventPathFailed, EventMainPath,
+			EventStreamOpened, EventStreamAttached, EventStreamAttached, EventStreamClosed}
 		if !slices.Equal(got, want) {
 			t.Errorf("events %v, want %v", got, want)
 		}
@@ -317,4 +332,25 @@ func TestFailoverHoldsNothing(t *testing.T) {
 			t.Errorf("%d bytes of chunks are held, though all is acknowledged", held)
 		}
 	})
+}
+
+// Of too many events those of streams are missed first.
+func TestEventsMissed(t *testing.T) {
+	var w observers
+	o := w.add()
+	w.tell(Event{Kind: EventPathFailed})
+	for range 2 * maxEvents {
+		w.tell(Event{Kind: EventStreamOpened, Stream: new(Stream)})
+	}
+	w.tell(Event{Kind: EventPathJoined})
+	got := w.take(o)
+	if n := len(got); n != maxEvents+1 || got[0].Kind != EventMissed || got[1].Kind != EventPathFailed || got[n-1].Kind != EventPathJoined {
+		t.Errorf("%d events: %v", n, got)
+	}
+	for range maxEvents + 1 {
+		w.tell(Event{Kind: EventNetwork})
+	}
+	if got = w.take(o); len(got) != maxEvents+1 || got[0].Kind != EventMissed {
+		t.Errorf("%d events: %v", len(got), got)
+	}
 }

@@ -248,6 +248,9 @@ func (s *Session) finished(st *Stream, sending, receiving bool) {
 		return
 	}
 	delete(s.table.streams, st.id)
+	if st.handedOut {
+		s.watchers.tell(Event{Kind: EventStreamClosed, Stream: st})
+	}
 	if st.cancel != nil {
 		st.cancel(ErrStreamClosed)
 	}

@@ -34,6 +34,7 @@ type Stream struct {
 
 	// Life, guarded by the session's mu.
 	sendDone, recvDone bool
+	handedOut          bool // the application has it
 	ctx                context.Context
 	cancel             context.CancelCauseFunc
 }

@@ -50,7 +50,9 @@ func (s *Stream) pinTo(p *Path) {
 	if p != nil && s.pin.Load() == nil {
 		s.sess.gate.pins.Add(1)
 	}
-	s.pin.Store(p)
+	if s.pin.Swap(p) != p {
+		s.sess.tellSoon(Event{Kind: EventStreamAttached, Stream: s, Path: p})
+	}
 	s.moved = s.sendCtx.Seq()
 }
 

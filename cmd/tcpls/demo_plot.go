@@ -51,7 +51,11 @@ func (r *outcome) plot() string {
 	bins := max(len(r.TCPLS.bins), len(r.TLS.bins), 1)
 	p.seconds = float64(bins+1) * sampleInterval.Seconds()
 	for _, l := range r.Links {
-		p.top = max(p.top, l.Rate/1e6)
+		if r.Mode == modeAggregate {
+			p.top += l.Rate / 1e6
+		} else {
+			p.top = max(p.top, l.Rate/1e6)
+		}
 	}
 	p.top *= 1.25 // room for the marks
 	fmt.Fprintf(p, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="13" fill="%s">`+"\n",
