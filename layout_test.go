@@ -68,6 +68,7 @@ var oversized = map[string]string{}
 // package. The rest of the library is told, so that it can be tested with any.
 var readsClock = map[string]string{
 	"session_timers.go":        "the session's timers give the time to what they call",
+	"congestion_host.go":       "how long loading the peer's programs takes is bounded",
 	"path_write.go":            "how fast a full socket takes bytes is a path's rate",
 	"inspect.go":               "a SYN's timestamp is as old as its path",
 	"path_length.go":           "records are short again after a path was idle",
