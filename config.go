@@ -108,10 +108,10 @@ type Config struct {
 	// StreamRecvWindow is how many unread bytes a new stream may hold, at least
 	// 64 KiB (docs/protocol.md, 6.1). The
 	// window grows, up to StreamRecvMax, while the application reads as fast
-	// as bytes arrive. Defaults 2 MiB and 8 MiB.
+	// as bytes arrive. Defaults 1 MiB and 8 MiB.
 	StreamRecvWindow, StreamRecvMax int
 	// SessionRecvWindow and SessionRecvMax are the same for all streams of the
-	// session together. Defaults 4 MiB and 16 MiB.
+	// session together. Defaults 2 MiB and 16 MiB.
 	SessionRecvWindow, SessionRecvMax int
 	// SendBuffer bounds the bytes that a session keeps until the peer has
 	// acknowledged them; a Write waits while it is full. What they lie in may
@@ -213,9 +213,9 @@ func (c *Config) withDefaults() (*Config, error) {
 	setDefault(&d.ReconnectFor, time.Minute)
 	setDefault(&d.MaxPaths, 8)
 	setDefault(&d.MaxStreams, 1024)
-	setDefault(&d.StreamRecvWindow, 2<<20)
+	setDefault(&d.StreamRecvWindow, 1<<20)
 	setDefault(&d.StreamRecvMax, max(8<<20, d.StreamRecvWindow))
-	setDefault(&d.SessionRecvWindow, max(4<<20, d.StreamRecvWindow))
+	setDefault(&d.SessionRecvWindow, max(2<<20, d.StreamRecvWindow))
 	setDefault(&d.SessionRecvMax, max(16<<20, d.SessionRecvWindow))
 	setDefault(&d.SendBuffer, 8<<20)
 	setDefault(&d.RekeyAfter, rekeyAfter)

@@ -115,6 +115,11 @@ func (s PathState) String() string {
 // socket, so that what is urgent needn't queue behind what isn't.
 const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
 
+// lowWater is how much that it hasn't sent the kernel may hold of a path
+// (TCP_NOTSENT_LOWAT): on a slow link, acknowledgements, answers and the choice
+// of another path would wait for seconds behind what fills its buffer.
+const lowWater = 128 << 10
+
 // newPath returns a path over conn, with the session's sending keys of the
 // moment.
 func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
@@ -125,7 +130,9 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 			p.raw = raw
 		}
 	}
-	p.setLowWater()
+	if p.raw != nil {
+		_ = osnet.SetNotSentLowWater(p.raw, lowWater) // without it, what is urgent comes later
+	}
 	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
 	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-tcpls/tcpls/internal/osnet"
 	"github.com/go-tcpls/tcpls/sched"
 )
 
@@ -68,9 +67,6 @@ func (s *Session) usePolicy(mode Mode, own sched.Scheduler) {
 		next.scheduler = sched.Redundant()
 	}
 	s.policy.Store(&next)
-	for _, p := range s.livePaths() {
-		p.setLowWater()
-	}
 }
 
 // SetScheduler makes x decide on what is written from now on, as
@@ -143,17 +139,7 @@ const (
 	// spreadUnsent is how much may wait for a path's socket before the path
 	// counts as full.
 	spreadUnsent = 32 << 10
-	// spreadLowWater is how much the kernel may hold of a path that it hasn't
-	// sent, for the same reason.
-	spreadLowWater = 128 << 10
 )
-
-// setLowWater leaves the choice of a path to us for as long as can be.
-func (p *Path) setLowWater() {
-	if p.raw != nil && p.sess.scheduler() != nil {
-		_ = osnet.SetNotSentLowWater(p.raw, spreadLowWater) // without it, slower paths get a little more than they should
-	}
-}
 
 // hasten sends again, on the fastest path, what slower ones still have of a
 // stream that has ended: nothing else is there to be sent, and the end would
