@@ -78,9 +78,27 @@ type load struct {
 	shortest  atomic.Int64  // likewise: the shortest one, by the kernel; 0: not known
 	window    atomic.Int64  // TCP's, in bytes; 0: not known
 	queued    atomic.Int64  // bytes that the kernel hasn't sent
+	growth    growth        // of window
 	asked     atomic.Int64  // when the kernel was, since the session began
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
+}
+
+// A growth tells whether TCP's window grows fast, as in slow start, under whatever
+// congestion control.
+type growth struct {
+	since  atomic.Int64 // when it was compared last, since the session began; 0: never
+	before atomic.Int64 // the window then
+	fast   atomic.Bool
+}
+
+// note takes in a window, and compares it with that of a round trip ago.
+func (g *growth) note(window int64, now, rtt time.Duration) {
+	since := g.since.Load()
+	if now-time.Duration(since) < rtt || !g.since.CompareAndSwap(since, int64(now)) {
+		return
+	}
+	g.fast.Store(2*window > 3*g.before.Swap(window)) // the first time, too
 }
 
 // A PathState says what a path is good for.

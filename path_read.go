@@ -158,6 +158,7 @@ func (p *Path) measure() {
 	p.shortest.Store(int64(info.MinRTT))
 	p.window.Store(int64(min(info.CWnd*info.SendMSS, info.SendWindow)))
 	p.queued.Store(int64(info.NotSent))
+	p.growth.note(p.window.Load(), time.Since(p.sess.began), info.RTT)
 }
 
 // noteArrival is called for every piece that was read.

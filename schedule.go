@@ -50,7 +50,7 @@ func (p *Path) view() sched.Path {
 	p.refresh()
 	v := sched.Path{
 		ID: uint32(p.id), Weight: p.Weight(), Full: p.full(), Queued: int(p.unsent.Load() + p.queued.Load()), Sent: p.given.Load(),
-		RTT: time.Duration(p.roundTrip.Load()), Rate: p.rate.Load(), Window: p.window.Load(),
+		RTT: time.Duration(p.roundTrip.Load()), Rate: p.rate.Load(), Window: p.window.Load(), SlowStart: p.growth.fast.Load(),
 	}
 	if v.Window > 0 && v.RTT > 0 {
 		v.Rate = int64(float64(v.Window) / v.RTT.Seconds())

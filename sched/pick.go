@@ -1,5 +1,7 @@
 package sched
 
+import "math"
+
 // LowestRTT picks the path with the shortest round trip of those that have
 // room. It fills the shortest path and gives what that can't take to the next
 // one, however late it arrives there.
@@ -90,7 +92,11 @@ func holdsUp(b Batch, paths []Path, fast, next int) bool {
 	if paths[fast].Rate == 0 {
 		return then > 2*first // it is too early to tell
 	}
-	return float64(paths[fast].Rate)*(then-first).Seconds() > float64(b.Credit)/2
+	rate := float64(paths[fast].Rate)
+	if p := &paths[fast]; p.SlowStart && p.RTT > 0 {
+		rate *= math.Exp2(min(float64((then-first)/p.RTT), 30))
+	}
+	return rate*(then-first).Seconds() > float64(b.Credit)/2
 }
 
 // warming is the paths that get copies: nothing else is on them, and the

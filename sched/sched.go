@@ -77,6 +77,9 @@ type Path struct {
 	// Window is how many bytes TCP lets be on their way at once: the smaller one
 	// of its congestion window and the peer's; 0 where the system doesn't tell.
 	Window int64
+	// SlowStart tells that TCP lets Window, and with it Rate, grow as in slow
+	// start, by half or more in the last round trip.
+	SlowStart bool
 }
 
 // MaxWeight is the largest weight of a path.

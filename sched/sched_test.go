@@ -25,6 +25,9 @@ func TestPick(t *testing.T) {
 		return with(p, func(p *sched.Path) { p.Sent, p.Weight = n, weight })
 	}
 	unknown := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Rate = 0 }) }
+	busy := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Queued = 64 << 10 }) }
+	window := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Window = 100 << 10 }) }
+	starting := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.SlowStart = true }) }
 	for _, test := range []struct {
 		name   string
 		by     sched.Scheduler
@@ -54,6 +57,11 @@ func TestPick(t *testing.T) {
 		{"earliest: and would be held up", sched.Earliest(), 1 << 20, []sched.Path{full(fast), slow}, 0},
 		{"earliest: nothing is known yet", sched.Earliest(), bulk, []sched.Path{full(unknown(fast)), unknown(slow)}, 0},
 		{"earliest: alike, and nothing known", sched.Earliest(), bulk, []sched.Path{full(unknown(fast)), unknown(fast)}, sched.One(1)},
+		{"earliest: a slow one is idle, and gets copies", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), window(slow)}, sched.All(2)},
+		{"earliest: it has enough to do", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), busy(window(slow))}, sched.One(0)},
+		{"earliest: the fast one has little to do", sched.Earliest(), 1 << 20, []sched.Path{fast, window(slow)}, sched.One(0)},
+		{"earliest: it is good enough without", sched.Earliest(), bulk, []sched.Path{busy(fast), window(slow)}, sched.One(0)},
+		{"earliest: the fast one gets faster", sched.Earliest(), bulk, []sched.Path{full(starting(fast)), slow}, 0},
 		{"earliest: all are full", sched.Earliest(), bulk, []sched.Path{full(fast), full(slow)}, 0},
 	} {
 		if got := test.by.Pick(sched.Batch{Bytes: 64 << 10, Credit: test.credit}, test.paths); got != test.want {
