@@ -62,8 +62,8 @@ type Config struct {
 	// Default 60 s; negative: the session ends with its last path.
 	ReconnectFor time.Duration
 	// PathTimeout is how long a path from which something is expected may be
-	// silent before another one takes over. Default: adaptive, two round trips
-	// and 50 ms, at least 200 ms.
+	// silent before another one takes over. Default: adaptive, one and a half
+	// round trips and 50 ms, at least 200 ms.
 	PathTimeout time.Duration
 	// MaxPaths is how many paths a client may have open at once in a session.
 	// Default 8, at most 65,535; 1: no joins.

@@ -133,7 +133,7 @@ func (p *Path) patience() time.Duration {
 	if p.sess.cfg.PathTimeout > 0 {
 		return p.sess.cfg.PathTimeout
 	}
-	return max(minPatience, 2*p.watch.rtt+silentAsk)
+	return max(minPatience, 3*p.watch.rtt/2+silentAsk)
 }
 
 // watched reports whether silence on the session's paths has consequences: if

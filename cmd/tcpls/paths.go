@@ -192,7 +192,9 @@ func (k *pathKeeper) observe(s *tcpls.Session) {
 
 // eventText words an event for a person.
 func eventText(e tcpls.Event) string {
-	if e.Kind == tcpls.EventTCPOption { // what the server asks for is between it and the policy
+	// What the server asks for is between it and the policy, and streams are the
+	// tool's own business.
+	if e.Kind == tcpls.EventTCPOption || e.Stream != nil {
 		return ""
 	}
 	if e.Path == nil {
