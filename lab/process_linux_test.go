@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/go-tcpls/tcpls/lab"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -226,5 +227,82 @@ func waitPidfd(fd int) error {
 		default:
 			return nil
 		}
+	}
+}
+
+// TestCloseLeavesNothingOpen makes and closes networks, and one that can't be made.
+func TestCloseLeavesNothingOpen(t *testing.T) {
+	wrong := lab.TwoHosts(lab.Shape{})
+	wrong.Hosts = []lab.HostSpec{{Name: "client", Sysctls: map[string]string{"net.no.such": "1"}}}
+	files := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	var before int
+	var goroutines goleak.Option
+	for i := range 6 {
+		n, err := lab.New(lab.TwoHosts(lab.Shape{}, lab.Shape{}))
+		if errors.Is(err, lab.ErrUnsupported) {
+			lab.Start(t, lab.TwoHosts(lab.Shape{}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(n.Close(), n.Close()); err != nil {
+			t.Error(err)
+		}
+		if _, err := lab.New(wrong); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a kernel parameter that isn't there: %v", err)
+		}
+		if i == 0 { // by now, the runtime has opened what it needs
+			before, goroutines = files(), goleak.IgnoreCurrent()
+		}
+	}
+	if after := files(); after > before {
+		t.Errorf("%d files are open, %d were", after, before)
+	}
+	goleak.VerifyNone(t, goroutines)
+}
+
+// TestEmulatorDies kills the emulator alone. What runs on the hosts ends at the
+// latest when the network is closed, which says what happened.
+func TestEmulatorDies(t *testing.T) {
+	if lab.Supported() != nil {
+		lab.Start(t, lab.TwoHosts(lab.Shape{}))
+	}
+	others := descendants(t, os.Getpid())
+	n, err := lab.New(lab.TwoHosts(lab.Shape{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, fd := range descendants(t, os.Getpid()) {
+		if _, known := others[pid]; known {
+			continue
+		}
+		if err := unix.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := waitPidfd(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := n.Host("client").Command(t.Context(), "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Link("path0").SetBlackhole(true); err == nil || n.Link("path0").Shape("client").Blackhole {
+		t.Errorf("an order to an emulator that is gone: %v", err)
+	}
+	if err := n.Close(); err == nil || !strings.Contains(err.Error(), "the emulator: signal: killed") {
+		t.Errorf("closing a network whose emulator was killed: %v", err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the command ended by itself")
+	}
+	if _, err := os.Stat(n.Dir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the network's folder: %v", err)
 	}
 }
