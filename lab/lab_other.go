@@ -25,6 +25,7 @@ type namespace struct{}
 func newNamespace() (*namespace, error) { return nil, Supported() }
 
 func (*namespace) do(func() error) error                 { return Supported() }
+func (*namespace) shut() error                           { return nil }
 func (*namespace) close() error                          { return nil }
 func (*namespace) path() string                          { return "" }
 func (*namespace) configure(*HostSpec) error             { return Supported() }

@@ -42,8 +42,10 @@ var supported = sync.OnceValue(func() error {
 // A namespace is a network namespace without a name. It lasts as long as it is
 // open here, and sockets or processes in it.
 type namespace struct {
-	file *os.File
+	file *os.File // by which it is entered
+	id   string   // as in /proc/PID/ns/net
 	nl   *netlink.Handle
+	held int // another descriptor of it, once it is shut; else -1
 }
 
 const threadNetns = "/proc/thread-self/ns/net"
@@ -65,11 +67,15 @@ func newNamespace() (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
+	id, err := os.Readlink(threadNetns)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &namespace{f, nl}, nil
+	return &namespace{f, id, nl, -1}, nil
 }
 
 // leave returns the thread to the namespace it had. If that failed, the
@@ -100,8 +106,21 @@ func (ns *namespace) path() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd())
 }
 
+// shut lets nobody in any more, but keeps the namespace.
+func (ns *namespace) shut() error {
+	held, err := unix.FcntlInt(ns.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	ns.held = held
+	return ns.file.Close()
+}
+
 func (ns *namespace) close() error {
 	ns.nl.Close()
+	if ns.held >= 0 {
+		return unix.Close(ns.held)
+	}
 	return ns.file.Close()
 }
 
@@ -295,6 +314,6 @@ func (ns *namespace) program(ctx context.Context, name string, args ...string) *
 
 func (ns *namespace) enter(ctx context.Context, path string, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, thisProgram)
-	cmd.Args = append([]string{enterName, ns.path(), path}, args...)
+	cmd.Args = append([]string{enterName, ns.path(), ns.id, path}, args...)
 	return cmd
 }

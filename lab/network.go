@@ -145,6 +145,9 @@ func (n *Network) Close() error { return n.close() }
 
 func (n *Network) takeDown() error {
 	var errs []error
+	for _, h := range n.hosts {
+		errs = append(errs, h.ns.shut())
+	}
 	if n.emulator != nil {
 		errs = append(errs, n.emulator.close())
 	}

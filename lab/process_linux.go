@@ -47,18 +47,27 @@ func init() {
 // enterMain enters a namespace and becomes a command. Until main begins, the
 // main goroutine stays on the main thread, whose namespace the command inherits.
 func enterMain() {
-	if len(os.Args) < 4 {
+	if len(os.Args) < 5 {
 		fatalf("for this program's own use only")
 	}
 	fd, err := unix.Open(os.Args[1], unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		err = unix.Setns(fd, unix.CLONE_NEWNET)
 	}
-	if err != nil {
+	// The name goes, or means another one, before the network's end looks for
+	// processes: either that finds this one, or this one finds that out.
+	var named, entered string
+	if err == nil {
+		named, err = os.Readlink(os.Args[1])
+	}
+	if err == nil {
+		entered, err = os.Readlink(threadNetns)
+	}
+	if err != nil || named != entered || entered != os.Args[2] {
 		fatalf("the host's network is gone: %v", err)
 	}
-	err = syscall.Exec(os.Args[2], os.Args[3:], os.Environ())
-	fatalf("%s: %v", os.Args[2], err)
+	err = syscall.Exec(os.Args[3], os.Args[4:], os.Environ())
+	fatalf("%s: %v", os.Args[3], err)
 }
 
 // becomeProgram is called by Register. It runs the program, and doesn't return,
@@ -114,11 +123,7 @@ func startEmulator(n *Network, tuns []*os.File) (*emulatorProcess, error) {
 	begin := setup{Seed: n.topology.Seed, Hosts: len(n.hosts)}
 	for _, h := range n.Hosts() {
 		e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, h.ns.file)
-		id, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", h.ns.file.Fd()))
-		if err != nil {
-			return nil, errors.Join(err, ours.Close())
-		}
-		e.hosts = append(e.hosts, id)
+		e.hosts = append(e.hosts, h.ns.id)
 	}
 	e.cmd.ExtraFiles = append(e.cmd.ExtraFiles, tuns...)
 	for i := range n.topology.Links {
