@@ -103,8 +103,11 @@ func TestNothingRemains(t *testing.T) {
 				t.Fatal(err)
 			}
 			line, err := bufio.NewReader(out).ReadString('\n')
-			dir, namespace, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-			if _, err := os.Stat(dir); err != nil || !ok || !strings.HasPrefix(namespace, "net:[") {
+			if err != nil {
+				t.Fatalf("the victim says %q, %v", line, err)
+			}
+			dir, namespace, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			if _, err := os.Stat(dir); err != nil || !strings.HasPrefix(namespace, "net:[") {
 				t.Fatalf("the victim says %q, %v", line, err)
 			}
 			if holders(t, namespace) == 0 {
