@@ -460,3 +460,17 @@ func TestEndsAgainDuringReplay(t *testing.T) {
 		}
 	})
 }
+
+// A client follows a server that can't use the main path, also in the first
+// second of a session, in which it has never changed paths itself.
+func TestFollowInYoungSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		p := w.addPath(t)
+		w.client.peerLeft(p, w.client.path().ID(), true)
+		synctest.Wait()
+		if main := w.client.path(); main != p {
+			t.Errorf("the client sends on path %d, want %d", main.ID(), p.ID())
+		}
+	})
+}

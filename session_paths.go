@@ -418,7 +418,8 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	}
 	// A server goes where its client wants to be. Where both have changed at
 	// once, each to what the other has left, the client stays.
-	crossing := s.client && time.Duration(s.lastReceived.Load()-s.switched.Load()) < crossingTime
+	switched := s.switched.Load() // 0: never
+	crossing := s.client && switched > 0 && time.Duration(s.lastReceived.Load()-switched) < crossingTime
 	if main := s.path(); main != on && !crossing && (main.ID() == id || !lost && !s.client && s.lives(id)) {
 		d.from, d.to, d.lost = main, on, lost
 	}
