@@ -129,9 +129,31 @@ func (s PathState) String() string {
 	return "closed"
 }
 
-// A path takes more from writers only while less than this waits for the
-// socket, so that what is urgent needn't queue behind what isn't.
+// A path takes more only while less than this waits for the socket.
 const maxUnsent = 2 * record.BatchRecords * record.MaxPlaintext
+
+// mostUnsent is how much of the streams may wait for the socket before writers
+// do: what the path takes in 20 ms as far as that is known, so that what is
+// urgent needn't queue for long behind what isn't.
+func (p *Path) mostUnsent() int64 {
+	rate := p.rate.Load()
+	if rate == 0 {
+		return maxUnsent
+	}
+	return min(max(rate/50, minUnsent), maxUnsent)
+}
+
+// admit is how many of n stream bytes a writer may add to what waits.
+func (p *Path) admit(n int) int {
+	most := p.mostUnsent()
+	if p.unsent.Load() >= most {
+		return 0
+	}
+	return int(min(int64(n), most))
+}
+
+// minUnsent is a few full records, for the slowest paths too.
+const minUnsent = 4 * record.MaxPlaintext
 
 // lowWater is how much that it hasn't sent the kernel may hold of a path
 // (TCP_NOTSENT_LOWAT): on a slow link, acknowledgements, answers and the choice

@@ -270,7 +270,7 @@ func (p *Path) flush() {
 			p.wakeGate()
 			return
 		}
-		full := p.unsent.Load() >= maxUnsent || p.sess.gate.crowded() || p.sess.spreads()
+		full := p.unsent.Load() >= p.mostUnsent() || p.sess.gate.crowded() || p.sess.spreads()
 		p.advance(n)
 		if err == osnet.ErrWouldBlock {
 			go p.drain()
@@ -299,7 +299,7 @@ func (p *Path) pending() bool {
 // wakeGate lets a writer go on who found the path full. The caller holds outMu,
 // which is free meanwhile.
 func (p *Path) wakeGate() {
-	if p.unsent.Load() < maxUnsent {
+	if p.unsent.Load() < p.mostUnsent() {
 		p.outMu.Unlock()
 		p.sess.gate.wake()
 		p.outMu.Lock()

@@ -94,15 +94,19 @@ func (g *sendGate) room(t *turn, n int) int {
 	case g.crowded():
 		return 0
 	case pin != nil:
-		if pin.unsent.Load() >= maxUnsent {
+		if n = pin.admit(n); n == 0 {
 			return 0
 		}
 	case s.spreads():
 		if n = min(n, spreadBatch); !s.roomFor() {
 			return 0
 		}
-	case g.path.gone.Load() || g.path.unsent.Load() >= maxUnsent:
+	case g.path.gone.Load():
 		return 0
+	default:
+		if n = g.path.admit(n); n == 0 {
+			return 0
+		}
 	}
 	n = int(min(uint64(n), g.credit-g.used))
 	memory, most := g.limit-g.kept, g.path.sizing.maxContent

@@ -8,8 +8,8 @@ import (
 	"github.com/go-tcpls/tcpls/internal/linkemu"
 )
 
-// The same over sockets of the kernel: two emulated links carry clearly more than
-// one.
+// The same over sockets of the kernel, where both of two links carry their part.
+// That it takes half the time is for machines with nothing else to do.
 func TestAggregateTCP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a transfer of some seconds")
@@ -59,11 +59,13 @@ func TestAggregateTCP(t *testing.T) {
 		if err := <-sent; err != nil {
 			t.Error(err)
 		}
+		for _, p := range s.Paths() {
+			if n := p.Stats().BytesSent; n < uint64(len(want)/paths/3) {
+				t.Errorf("%v: path %d carried %d of %d bytes", mode, p.ID(), n, len(want))
+			}
+		}
 		return took
 	}
 	alone, both := run(ModeFailover, 1), run(ModeAggregate, 2)
 	t.Logf("alone %v, together %v: %.3f", alone, both, both.Seconds()/alone.Seconds())
-	if both > alone*8/10 { // half, on a machine with nothing else to do
-		t.Errorf("two links took %v, one %v", both, alone)
-	}
 }
