@@ -1,15 +1,16 @@
 package lab
 
 import (
+	"bytes"
 	"fmt"
 	"image/color"
 	"io"
 	"math"
-	"slices"
 	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 )
@@ -62,7 +63,11 @@ var plotColours = []color.Color{
 	color.RGBA{0xd6, 0x9e, 0x2e, 0xff},
 }
 
-const plotWidth, plotHeight, plotMargin = 20 * vg.Centimeter, 11 * vg.Centimeter, 12
+const (
+	plotWidth, plotHeight, plotMargin = 20 * vg.Centimeter, 11 * vg.Centimeter, 12
+	plotStroke                        = 1.6
+	plotFont                          = "Sans"
+)
 
 // Write draws the plot in a format of gonum.org/v1/plot, as "svg" or "png".
 func (p *Plot) Write(w io.Writer, format string) error {
@@ -73,10 +78,11 @@ func (p *Plot) Write(w io.Writer, format string) error {
 	if !p.Log {
 		g.Y.Min = 0
 	}
-	// Distributions end at the top, and goodput seldom does.
-	g.Legend.Top = !slices.ContainsFunc(p.Lines, func(l Line) bool { return l.Steps })
-	g.Legend.Left = p.Log
-	g.Legend.Padding = vg.Points(2)
+	for _, style := range []*text.Style{
+		&g.Title.TextStyle, &g.X.Label.TextStyle, &g.Y.Label.TextStyle, &g.X.Tick.Label, &g.Y.Tick.Label,
+	} {
+		style.Font.Variant = plotFont
+	}
 	g.Add(plotter.NewGrid())
 	for _, draw := range []func(*plot.Plot) error{p.drawLines, p.drawBars, p.drawMarks} {
 		if err := draw(g); err != nil {
@@ -87,7 +93,7 @@ func (p *Plot) Write(w io.Writer, format string) error {
 		g.X.Scale, g.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		g.X.Tick.Marker, g.Y.Tick.Marker = plot.LogTicks{Prec: 6}, plot.LogTicks{Prec: 6}
 	} else {
-		g.Y.Max *= 1.15 // room for the legend and the marks
+		g.Y.Max *= 1.15 // room for the marks
 	}
 	to, err := draw.NewFormattedCanvas(plotWidth, plotHeight, format)
 	if err != nil {
@@ -95,9 +101,45 @@ func (p *Plot) Write(w io.Writer, format string) error {
 	}
 	canvas := draw.New(to)
 	canvas.FillPolygon(color.White, []vg.Point{{}, {X: plotWidth}, {X: plotWidth, Y: plotHeight}, {Y: plotHeight}})
-	g.Draw(draw.Crop(canvas, plotMargin, -plotMargin, plotMargin, -plotMargin))
-	_, err = to.WriteTo(w)
+	canvas = draw.Crop(canvas, plotMargin, -plotMargin, plotMargin, -plotMargin)
+	below, err := p.drawLegend(canvas)
+	if err != nil {
+		return fmt.Errorf("plot %s: %w", p.Name, err)
+	}
+	g.Draw(draw.Crop(canvas, 0, 0, below, 0))
+	var picture bytes.Buffer
+	if _, err := to.WriteTo(&picture); err != nil {
+		return err
+	}
+	// An SVG's font is the reader's: where the named one isn't there, another of
+	// the same widths.
+	_, err = w.Write(bytes.ReplaceAll(picture.Bytes(), []byte("Liberation Sans;"), []byte("Liberation Sans,Arial,Helvetica,sans-serif;")))
 	return err
+}
+
+// drawLegend names the lines below the plot, where they cover none, in two
+// columns, and returns how high that is.
+func (p *Plot) drawLegend(canvas draw.Canvas) (height vg.Length, err error) {
+	half := (len(p.Lines) + 1) / 2
+	for column, lines := range [][]Line{p.Lines[:half], p.Lines[half:]} {
+		legend := plot.NewLegend()
+		legend.Top, legend.Left, legend.Padding = true, true, vg.Points(2)
+		legend.TextStyle.Font.Variant = plotFont
+		for i, line := range lines {
+			l, err := plotter.NewLine(plotter.XYs{{}})
+			if err != nil {
+				return 0, err
+			}
+			l.Color, l.Width = plotColours[(column*half+i)%len(plotColours)], plotStroke
+			legend.Add(line.Name, l)
+		}
+		if column == 0 && half > 0 {
+			height = legend.Rectangle(canvas).Size().Y + vg.Points(8)
+		}
+		from := canvas.Size().X / 2 * vg.Length(column)
+		legend.Draw(draw.Crop(canvas, from, 0, 0, height-vg.Points(8)-canvas.Size().Y))
+	}
+	return height, nil
 }
 
 // ticks are at multiples of 1, 2 or 5 times a power of ten, some six of them.
@@ -134,12 +176,11 @@ func (p *Plot) drawLines(g *plot.Plot) error {
 			return err
 		}
 		l.Color = plotColours[i%len(plotColours)]
-		l.Width = vg.Points(1.6)
+		l.Width = plotStroke
 		if line.Steps {
 			l.StepStyle = plotter.PostStep
 		}
 		g.Add(l)
-		g.Legend.Add(line.Name, l)
 	}
 	return nil
 }
@@ -177,6 +218,9 @@ func (p *Plot) drawBars(g *plot.Plot) error {
 	if err != nil {
 		return err
 	}
+	for i := range values.TextStyle {
+		values.TextStyle[i].Font.Variant = plotFont
+	}
 	values.Offset = vg.Point{X: 4, Y: 3} // beside the whisker
 	g.Add(bars, errs, values)
 	g.NominalX(names...)
@@ -199,12 +243,12 @@ func (p *Plot) drawMarks(g *plot.Plot) error {
 			return err
 		}
 		l.Color, l.Dashes = plotColours[4], []vg.Length{vg.Points(4), vg.Points(3)}
-		text, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: top}}, Labels: []string{" " + m.Text}})
+		label, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: m.X, Y: top}}, Labels: []string{" " + m.Text}})
 		if err != nil {
 			return err
 		}
-		text.TextStyle[0].YAlign = draw.YTop
-		g.Add(l, text)
+		label.TextStyle[0].YAlign, label.TextStyle[0].Font.Variant = draw.YTop, plotFont
+		g.Add(l, label)
 	}
 	return nil
 }
