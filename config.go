@@ -63,7 +63,7 @@ type Config struct {
 	ReconnectFor time.Duration
 	// PathTimeout is how long a path from which something is expected may be
 	// silent before another one takes over. Default: adaptive, one and a half
-	// round trips and 50 ms, at least 200 ms.
+	// round trips and 50 ms, at least 150 ms.
 	PathTimeout time.Duration
 	// MaxPaths is how many paths a client may have open at once in a session.
 	// Default 8, at most 65,535; 1: no joins.

@@ -100,7 +100,9 @@ func TestUnheardJoins(t *testing.T) {
 // handshake gets others with each join that the server takes.
 func TestTokensOfJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, nil)
+		w := newWorld(t, memnet.Link{Delay: 20 * time.Millisecond}, func(client, server *Config) {
+			client.PathTimeout, server.PathTimeout = 200*time.Millisecond, 200*time.Millisecond // four joins
+		})
 		w.conn(0).Peer().StallSend(true)
 		for i := range 2 * maxTokens {
 			conn, err := w.client.dial(t.Context(), PathSpec{})

@@ -30,7 +30,7 @@ type watch struct {
 const (
 	silentAsk = 50 * time.Millisecond
 	// minPatience is the shortest silence that makes a path suspect.
-	minPatience = 200 * time.Millisecond
+	minPatience = 150 * time.Millisecond
 	// suspectTime is how long a silent path is kept that may answer again. It
 	// takes what a join could have, and the kernel's memory.
 	suspectTime = 10 * time.Second
