@@ -111,7 +111,7 @@ func runTrial(_ context.Context, o Options) (*Result, error) {
 	lines := []Line{{Name: "announced"}, {Name: "by trial"}}
 	r := new(Result)
 	counts := pick(o, []int{1, 3, 10, 30, 100, 300, 1000}, []int{1, 10, 100})
-	var announcedGrowth, trialGrowth []float64
+	var medians [2][]float64 // announced, by trial
 	for _, n := range counts {
 		var cost [2][]float64
 		for i := range o.reps(9, 3) {
@@ -128,14 +128,14 @@ func runTrial(_ context.Context, o Options) (*Result, error) {
 		t.add(n, measure("", "", cost[0]), measure("", "", cost[1]), against)
 		r.Measures = append(r.Measures, against)
 		for way := range cost {
-			lines[way].Points = append(lines[way].Points, Point{float64(n), median(cost[way])})
+			m := median(cost[way])
+			medians[way] = append(medians[way], m)
+			lines[way].Points = append(lines[way].Points, Point{float64(n), m})
 		}
-		// The least of the rounds is the one that nothing else disturbed.
-		announcedGrowth, trialGrowth = append(announcedGrowth, slices.Min(cost[0])), append(trialGrowth, slices.Min(cost[1]))
 	}
 	last := len(counts) - 1
-	flat := slices.Max(announcedGrowth[1:]) / announcedGrowth[1] // one stream needs no announcements
-	growth := trialGrowth[last] / trialGrowth[0]
+	flat := slices.Max(medians[0][1:]) / medians[0][1] // one stream needs no announcements
+	growth := medians[1][last] / medians[1][0]
 	r.Measures = append(r.Measures, measure("trial: most streams to one", "", []float64{growth}), measure("announced: most streams to few", "", []float64{flat}))
 	r.Tables, r.Plots = []Table{t}, []Plot{{Name: "cost", Title: "Finding the context of a record", X: "streams", Y: "µs a record", Lines: lines, Log: true}}
 	r.Verdict = Verdict{Holds, fmt.Sprintf("With %d streams a record costs %s times as much by trial as with one, and %s times as much as when it is announced.", counts[last], round(growth), r.Measures[last])}
