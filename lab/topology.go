@@ -13,7 +13,7 @@ import (
 // also be read from a file, see [LoadTopology].
 type Topology struct {
 	// Hosts holds what there is to say about hosts. One that is only the end
-	// of links need not be in it.
+	// of links need not be in it; but see [ReadTopology] for files.
 	Hosts []HostSpec
 	// Links join two hosts each.
 	Links []LinkSpec

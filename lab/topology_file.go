@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,18 +17,36 @@ import (
 // mostTopology is how long a topology's file may be.
 const mostTopology = 1 << 20
 
-// A topologyFile is a Topology in JSON. Hosts, ends and routes are as they are
-// in Go; shapes and middleboxes are text.
+// A topologyFile is a Topology in JSON. Hosts and links are read one by one, so
+// that errors can name them; shapes, addresses and middleboxes are text.
 type topologyFile struct {
-	Hosts []HostSpec `json:"hosts"`
-	Links []linkFile `json:"links"`
-	Seed  uint64     `json:"seed"`
+	Hosts []json.RawMessage `json:"hosts"`
+	Links []json.RawMessage `json:"links"`
+	Seed  uint64            `json:"seed"`
+}
+
+type hostFile struct {
+	Name    string            `json:"name"`
+	Forward bool              `json:"forward"`
+	Routes  []routeFile       `json:"routes"`
+	Sysctls map[string]string `json:"sysctls"`
+}
+
+type routeFile struct {
+	To   prefixText `json:"to"`
+	Via  addrText   `json:"via"`
+	From prefixText `json:"from"`
+}
+
+type endFile struct {
+	Host  string       `json:"host"`
+	Addrs []prefixText `json:"addrs"`
 }
 
 type linkFile struct {
 	Name  string   `json:"name"`
-	A     End      `json:"a"`
-	B     End      `json:"b"`
+	A     endFile  `json:"a"`
+	B     endFile  `json:"b"`
 	Shape Shape    `json:"shape"`
 	Back  *Shape   `json:"back"`
 	MTU   int      `json:"mtu"`
@@ -48,7 +68,8 @@ func LoadTopology(file string) (*Topology, error) {
 }
 
 // ReadTopology reads a topology in JSON, of at most 1 MiB, and checks it. Its names are
-// those of Topology's fields; what it doesn't know is an error. Shapes are text, see
+// those of Topology's fields; what it doesn't know is an error. If it lists hosts at all,
+// a link to one that isn't listed is an error too. Shapes are text, see
 // [Shape.UnmarshalText], and so are middleboxes, see [ParseMiddlebox]:
 //
 //	{
@@ -71,32 +92,124 @@ func ReadTopology(r io.Reader) (*Topology, error) {
 	if len(b) > mostTopology {
 		return nil, fmt.Errorf("lab: a topology of more than %d bytes", mostTopology)
 	}
-	var file topologyFile
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&file); err != nil {
-		return nil, fmt.Errorf("lab: topology: %w%s", err, where(b, err))
+	t, err := readTopology(b)
+	if err == nil {
+		err = checkHosts(t)
 	}
-	if dec.More() {
-		return nil, errors.New("lab: topology: something follows its end")
-	}
-	t := &Topology{Hosts: file.Hosts, Seed: file.Seed}
-	for _, l := range file.Links {
-		spec := LinkSpec{Name: l.Name, A: l.A, B: l.B, Shape: l.Shape, Back: l.Back, MTU: l.MTU}
-		for _, text := range l.Boxes {
-			box, err := ParseMiddlebox(text)
-			if err != nil {
-				return nil, fmt.Errorf("lab: topology: link %q: %w", l.Name, err)
-			}
-			spec.Boxes = append(spec.Boxes, box)
-		}
-		t.Links = append(t.Links, spec)
+	if err != nil {
+		return nil, fmt.Errorf("lab: topology: %w", err)
 	}
 	return t, t.Check()
 }
 
-// where names the line of an error that knows where it is.
-func where(b []byte, err error) string {
+func readTopology(b []byte) (*Topology, error) {
+	// First the syntax, whose errors know where they are also at the end.
+	if err := json.Unmarshal(b, new(json.RawMessage)); err != nil {
+		return nil, fmt.Errorf("%w%s", err, line(b, err))
+	}
+	var file topologyFile
+	if err := decode(b, &file); err != nil {
+		return nil, fmt.Errorf("%w%s", err, line(b, err))
+	}
+	t := &Topology{Seed: file.Seed}
+	for i, text := range file.Hosts {
+		host, err := readHost(text)
+		if err != nil {
+			return nil, fmt.Errorf("host %s: %w", nameIn(text, i), err)
+		}
+		t.Hosts = append(t.Hosts, host)
+	}
+	for i, text := range file.Links {
+		link, err := readLink(text)
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", nameIn(text, i), err)
+		}
+		t.Links = append(t.Links, link)
+	}
+	return t, nil
+}
+
+func readHost(text []byte) (HostSpec, error) {
+	var h hostFile
+	if err := decode(text, &h); err != nil {
+		return HostSpec{}, err
+	}
+	spec := HostSpec{Name: h.Name, Forward: h.Forward, Sysctls: h.Sysctls}
+	for _, r := range h.Routes {
+		spec.Routes = append(spec.Routes, Route{To: netip.Prefix(r.To), Via: netip.Addr(r.Via), From: netip.Prefix(r.From)})
+	}
+	return spec, nil
+}
+
+func readLink(text []byte) (LinkSpec, error) {
+	var l linkFile
+	if err := decode(text, &l); err != nil {
+		return LinkSpec{}, err
+	}
+	spec := LinkSpec{Name: l.Name, A: l.A.end(), B: l.B.end(), Shape: l.Shape, Back: l.Back, MTU: l.MTU}
+	for _, text := range l.Boxes {
+		box, err := ParseMiddlebox(text)
+		if err != nil {
+			return LinkSpec{}, err
+		}
+		spec.Boxes = append(spec.Boxes, box)
+	}
+	return spec, nil
+}
+
+func (e endFile) end() End {
+	end := End{Host: e.Host}
+	for _, a := range e.Addrs {
+		end.Addrs = append(end.Addrs, netip.Prefix(a))
+	}
+	return end
+}
+
+// checkHosts refuses links to hosts that a file which lists hosts doesn't list:
+// they are misspelt.
+func checkHosts(t *Topology) error {
+	if len(t.Hosts) == 0 {
+		return nil
+	}
+	for i := range t.Links {
+		l := &t.Links[i]
+		for _, host := range []string{l.A.Host, l.B.Host} {
+			if host != "" && !slices.ContainsFunc(t.Hosts, func(h HostSpec) bool { return h.Name == host }) {
+				return fmt.Errorf("link %q: there is no host %q among the hosts", l.Name, host)
+			}
+		}
+	}
+	return nil
+}
+
+// decode reads JSON whose syntax is right; what v hasn't is an error.
+func decode(text []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) {
+		return &kindError{kind}
+	}
+	if err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// A kindError says a json.UnmarshalTypeError without the names of Go's types.
+type kindError struct{ err *json.UnmarshalTypeError }
+
+func (e *kindError) Error() string {
+	if e.err.Field == "" {
+		return fmt.Sprintf("a JSON object is needed, not a %s", e.err.Value)
+	}
+	return fmt.Sprintf("%q can't be a %s", e.err.Field, e.err.Value)
+}
+
+func (e *kindError) Unwrap() error { return e.err }
+
+// line names the line of an error that knows where it is.
+func line(b []byte, err error) string {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
 	var offset int64
@@ -109,6 +222,36 @@ func where(b []byte, err error) string {
 		return ""
 	}
 	return fmt.Sprintf(" (line %d)", 1+bytes.Count(b[:min(int(offset), len(b))], []byte("\n")))
+}
+
+// nameIn returns the quoted name of a host or link, or which one it is.
+func nameIn(text []byte, i int) string {
+	var named struct {
+		Name string `json:"name"`
+	}
+	// It has errors, but perhaps not there.
+	if _ = json.Unmarshal(text, &named); named.Name != "" {
+		return strconv.Quote(named.Name)
+	}
+	return strconv.Itoa(i + 1)
+}
+
+type prefixText netip.Prefix
+
+func (p *prefixText) UnmarshalText(text []byte) error {
+	if err := (*netip.Prefix)(p).UnmarshalText(text); err != nil {
+		return fmt.Errorf("%q is no address with the length of its network, as 10.0.0.1/24 is", text)
+	}
+	return nil
+}
+
+type addrText netip.Addr
+
+func (a *addrText) UnmarshalText(text []byte) error {
+	if err := (*netip.Addr)(a).UnmarshalText(text); err != nil {
+		return fmt.Errorf("%q is no address, as 10.0.0.1 is", text)
+	}
+	return nil
 }
 
 // UnmarshalText reads what [Rate.String] writes; "30Mbit" and "30mbit" are 30Mbit/s too.
@@ -161,14 +304,18 @@ func (s *Shape) UnmarshalText(text []byte) error {
 	for word := range strings.FieldsSeq(string(text)) {
 		name, value, _ := strings.Cut(word, "=")
 		var err error
+		kind := "number"
 		switch name {
 		case "rate":
+			kind = "rate, as 30Mbit/s is"
 			err = set.Rate.UnmarshalText([]byte(value))
 		case "queue":
 			set.Queue, err = strconv.Atoi(value)
 		case "delay":
+			kind = "time, as 20ms is"
 			set.Delay, err = time.ParseDuration(value)
 		case "jitter":
+			kind = "time, as 20ms is"
 			set.Jitter, err = time.ParseDuration(value)
 		case "loss":
 			number, percent := strings.CutSuffix(value, "%")
@@ -181,12 +328,13 @@ func (s *Shape) UnmarshalText(text []byte) error {
 		case "maxpacket":
 			set.MaxPacket, err = strconv.Atoi(value)
 		case "blackhole":
+			kind = "boolean, as true is"
 			set.Blackhole, err = strconv.ParseBool(value)
 		default:
 			return fmt.Errorf("a shape has no %q", name)
 		}
 		if err != nil {
-			return fmt.Errorf("shape: %s: %w", name, err)
+			return fmt.Errorf("shape: %s: %q is no %s", name, value, kind)
 		}
 	}
 	*s = set
@@ -228,7 +376,7 @@ func parseMiddlebox(kind string, args []string) (Middlebox, error) {
 			return nil, errors.New("which options?")
 		}
 		for _, arg := range args {
-			n, err := strconv.ParseUint(arg, 10, 8)
+			n, err := number(arg, 8)
 			if err != nil {
 				return nil, err
 			}
@@ -236,10 +384,10 @@ func parseMiddlebox(kind string, args []string) (Middlebox, error) {
 		}
 		return m, nil
 	case "clamp-mss":
-		n, err := strconv.ParseUint(strings.Join(args, " "), 10, 16)
+		n, err := number(strings.Join(args, " "), 16)
 		return ClampMSS{MSS: uint16(n)}, err
 	case "cut-after":
-		n, err := strconv.ParseUint(strings.Join(args, " "), 10, 63)
+		n, err := number(strings.Join(args, " "), 63)
 		return CutAfter{Bytes: int64(n)}, err
 	case "filter-hellos":
 		swallow, err := option(args, "swallow")
@@ -260,10 +408,19 @@ func idleTime(args []string) (time.Duration, error) {
 		return 0, errors.New("only idle=DURATION may follow")
 	}
 	idle, err := time.ParseDuration(value)
-	if err == nil && idle < 0 {
-		err = errors.New("a negative time")
+	if err != nil || idle < 0 {
+		return 0, fmt.Errorf("%q is no time, as 30s is", value)
 	}
-	return idle, err
+	return idle, nil
+}
+
+// number reads one of so many bits.
+func number(text string, bits int) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, bits)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no number from 0 to %d", text, uint64(1)<<bits-1)
+	}
+	return n, nil
 }
 
 // option reports whether the one word that may follow does.

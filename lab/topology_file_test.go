@@ -92,28 +92,36 @@ func TestReadTopologyErrors(t *testing.T) {
 		return `{"links": [{"name": "l", "a": {"host": "x"}, "b": {"host": "y"}` + more + `}]}`
 	}
 	for _, test := range []struct{ text, want string }{
-		{"", "EOF"},
+		{"", "(line 1)"},
+		{"{\"links\": [\n", "unexpected end of JSON input (line 2)"},
 		{"{\n\"links\": [,]}", "(line 2)"},
 		{"{\n\n\"links\": 7}", "(line 3)"},
-		{"{} {}", "something follows"},
+		{"{} {}", "after top-level value (line 1)"},
 		{`{"link": []}`, `unknown field "link"`},
 		{`{"links": [{"name": "l"}]}`, "a link joins two hosts"},
-		{link(`, "a": {"host": "x", "addrs": ["10.0.0.1"]}`), "10.0.0.1"},
-		{link(`, "shape": "speed=1Mbit"`), `a shape has no "speed"`},
+		{`{"links": [{"mtuu": 1}]}`, `link 1: unknown field "mtuu"`},
+		{`{"links": [7]}`, `link 1: a JSON object is needed, not a number`},
+		{`{"hosts": [{"name": "x"}, {"nam": "y"}]}`, `host 2: unknown field "nam"`},
+		{`{"hosts": [{"name": "x", "routes": [{"via": "gateway"}]}]}`, `host "x": "gateway" is no address`},
+		{`{"hosts": [{"name": "x", "routes": [{"via": "10.0.0.1", "to": "10.0.0.0"}]}]}`, `host "x": "10.0.0.0" is no address with the length`},
+		{`{"hosts": [{"name": "x"}, {"name": "z"}],` + link("")[1:], `link "l": there is no host "y" among the hosts`},
+		{link(`, "a": {"host": "x", "addrs": ["10.0.0.1"]}`), `link "l": "10.0.0.1" is no address with the length of its network, as 10.0.0.1/24 is`},
+		{link(`, "mtu": "big"`), `link "l": "mtu" can't be a string`},
+		{link(`, "shape": "speed=1Mbit"`), `link "l": a shape has no "speed"`},
 		{link(`, "shape": "rate=fast"`), `"fast" is no rate`},
 		{link(`, "shape": "rate=-1Mbit"`), `is no rate`},
 		{link(`, "shape": "rate=NaNbit"`), `is no rate`},
-		{link(`, "shape": "delay=20"`), "missing unit"},
+		{link(`, "shape": "delay=20"`), `shape: delay: "20" is no time, as 20ms is`},
 		{link(`, "shape": "loss=200%"`), "the loss 2 is not in 0 to 1"},
-		{link(`, "shape": "blackhole=maybe"`), "blackhole"},
+		{link(`, "shape": "blackhole=maybe"`), `shape: blackhole: "maybe" is no boolean`},
 		{link(`, "boxes": [""]`), "has no kind"},
 		{link(`, "boxes": ["wall"]`), "there is none of this kind"},
 		{link(`, "boxes": ["nat 30s"]`), "only idle=DURATION may follow"},
-		{link(`, "boxes": ["nat idle=-1s"]`), "a negative time"},
+		{link(`, "boxes": ["nat idle=-1s"]`), `"-1s" is no time`},
 		{link(`, "boxes": ["strip-options"]`), "which options?"},
-		{link(`, "boxes": ["strip-options 300"]`), "out of range"},
-		{link(`, "boxes": ["clamp-mss"]`), "invalid syntax"},
-		{link(`, "boxes": ["cut-after -1"]`), "invalid syntax"},
+		{link(`, "boxes": ["strip-options 300"]`), `"300" is no number from 0 to 255`},
+		{link(`, "boxes": ["clamp-mss"]`), `"" is no number from 0 to 65535`},
+		{link(`, "boxes": ["cut-after -1"]`), `"-1" is no number from 0 to 9223372036854775807`},
 		{link(`, "boxes": ["filter-hellos all"]`), "only swallow may follow"},
 		{strings.Repeat(" ", 1<<20+1), "more than 1048576 bytes"},
 	} {
@@ -163,7 +171,7 @@ func TestShapeText(t *testing.T) {
 }
 
 func FuzzReadTopology(f *testing.F) {
-	f.Add(`{"hosts": [{"name": "a", "routes": [{"via": "::1"}]}], "links": [{"name": "l", "a": {"host": "a"}, "b": {"host": "b"},
+	f.Add(`{"hosts": [{"name": "a", "routes": [{"via": "::1"}]}, {"name": "b"}], "links": [{"name": "l", "a": {"host": "a"}, "b": {"host": "b"},
 		"shape": "rate=1kbit loss=1% burst=3", "boxes": ["nat idle=1s"]}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		topology, err := lab.ReadTopology(strings.NewReader(text))

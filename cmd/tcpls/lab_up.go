@@ -103,8 +103,14 @@ func (c *labConsole) obey(ctx context.Context, line string) error {
 		c.say("%s", strings.TrimSuffix(labOrders, "\n"))
 		return nil
 	case "run":
+		if rest == "" {
+			return errors.New("run what? as 'run HOST COMMAND'")
+		}
 		return c.run(ctx, subject, rest)
 	case "set", "down", "up", "reset", "boxes", "show":
+		if subject == "" {
+			return fmt.Errorf("%s which link? %s", order, c.linkNames())
+		}
 	default:
 		return fmt.Errorf("there is no order %q; help lists them", order)
 	}
@@ -147,7 +153,15 @@ func (c *labConsole) find(link, host string) (*lab.Link, *lab.Host, error) {
 		}
 		return l, nil, nil
 	}
-	return nil, nil, fmt.Errorf("there is no link %q", link)
+	return nil, nil, fmt.Errorf("there is no link %q; %s", link, c.linkNames())
+}
+
+func (c *labConsole) linkNames() string {
+	var names []string
+	for _, l := range c.network.Links() {
+		names = append(names, l.Name())
+	}
+	return "the links are: " + strings.Join(names, ", ")
 }
 
 // setLink changes what a link does, to a host's packets or to all.
