@@ -27,7 +27,7 @@ not, TLS version, cipher suite, key exchange, certificate, ALPN, TCP options tha
 sets if it is asked to, timings, what the network did to the connection, and what was
 refused and why.`,
 		Example: "  tcpls check example.com\n  tcpls check 'tcpls://192.0.2.7:4433/?pin=sha256:5f0c...' --json",
-		Args:    atLeast(1, "HOST:PORT"),
+		Args:    atLeast(1, "HOST or HOST:PORT is needed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := atMost(1)(cmd, args); err != nil {
 				return err
@@ -116,6 +116,10 @@ func (t *tool) examine(ctx context.Context, f *clientFlags, to target, r *report
 		if r.Options, err = f.options.ask(ctx, session); err != nil {
 			return fmt.Errorf("--peer-opt: %w", err)
 		}
+		return nil
+	}
+	for _, o := range f.options {
+		r.Options = append(r.Options, peerOption{Asked: o, Reason: overPlainTLS})
 	}
 	return nil
 }

@@ -51,6 +51,11 @@ func (f *clientFlags) config(t *tool, to target, protocols ...string) (*tcpls.Co
 		return nil, &usageError{err.Error(), ""}
 	}
 	conf := &tls.Config{ServerName: host, NextProtos: protocols, KeyLogWriter: t.secret}
+	if f.cacert != "" { // its errors are told also where a pin decides
+		if conf.RootCAs, err = readRoots(f.cacert); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case to.pin != nil:
 		// The pin is the whole verification.
@@ -59,10 +64,6 @@ func (f *clientFlags) config(t *tool, to target, protocols ...string) (*tcpls.Co
 	case f.insecure:
 		t.warnInsecure()
 		conf.InsecureSkipVerify = true
-	case f.cacert != "":
-		if conf.RootCAs, err = readRoots(f.cacert); err != nil {
-			return nil, err
-		}
 	}
 	c := &tcpls.Config{TLS: conf, HandshakeTimeout: f.timeout, IdleTimeout: idleTimeout, Mode: tcpls.Mode(f.mode), Logger: t.logger}
 	if f.requireTCPLS {

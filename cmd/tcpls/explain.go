@@ -86,7 +86,8 @@ func explain(ctx context.Context, err error) *failure {
 	f := classify(err)
 	// The packages' names tell a person nothing.
 	f.text = strings.TrimPrefix(strings.TrimPrefix(f.text, "tcpls: "), "tls13: ")
-	if named {
+	var file *fs.PathError
+	if named && !(errors.As(err, &file) && file.Path == pathed.name) { // else the text has the name
 		f.text = pathed.name + ": " + f.text
 	}
 	return f
@@ -177,7 +178,7 @@ func reachHint(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: is the server running, and the port right?"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another program has that port; choose one with --listen"
+		return "another program has that port; choose another one, or port 0 for any that is free"
 	case errors.As(err, &silence):
 		return "wait longer with --timeout; get goes on where it stopped"
 	case errors.Is(err, tcpls.ErrHandshakeTimeout):

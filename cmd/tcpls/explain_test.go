@@ -31,9 +31,12 @@ func TestExplain(t *testing.T) {
 	}{
 		{"usage", &usageError{"no", "do"}, exitUsage, "no", "do"},
 		{"usage of one of several", &pathedError{"f", &usageError{"no", "do"}}, exitUsage, "f: no", "do"},
+		{"a file that the text names already", &pathedError{"/f", &localError{&fs.PathError{Op: "open", Path: "/f", Err: fs.ErrNotExist}}}, exitUsage, "open /f: file does not exist", ""},
+		{"another file than the one that is named", &pathedError{"/f", &localError{&fs.PathError{Op: "open", Path: "f.part", Err: fs.ErrNotExist}}}, exitUsage, "/f: open f.part: file does not exist", ""},
 		{"local file", &localError{errors.New("disk full")}, exitUsage, "disk full", ""},
 		{"local file of a library", &fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}, exitUsage, "open x: file does not exist", ""},
 		{"closed port", &url.Error{Op: "Get", URL: "https://h/", Err: refused}, exitUnreachable, "dial tcp: connect: connection refused", "nothing listens there"},
+		{"taken port", &net.OpError{Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}, exitUnreachable, "listen tcp: bind: address already in use", "choose another one, or port 0"},
 		{"no such name", &net.DNSError{Err: "no such host", Name: "h", IsNotFound: true}, exitUnreachable, "lookup h: no such host", "is the name right"},
 		{"handshake that hangs", tcpls.ErrHandshakeTimeout, exitUnreachable, "handshake timed out", "doesn't speak TLS"},
 		{"cut", tcpls.ErrTruncated, exitUnreachable, "connection ended without a secure close", "go on where they stopped"},

@@ -35,7 +35,7 @@ again. The SHA-256 of the whole content is compared with the server's, and a fil
 gets its name only when it is whole and right. Plain HTTPS servers work too. A URL
 that ends in a slash prints the folder's listing.`,
 		Example: "  tcpls get 'tcpls://192.0.2.7:4433/a.iso?pin=sha256:5f0c...'\n  tcpls get -o downloads URL URL\n  tcpls get URL -o - | tar x",
-		Args:    atLeast(1, "a URL"),
+		Args:    atLeast(1, "a URL is needed"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.get(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +31,10 @@ Most need Linux and root, since they make hosts and links of their own: network
 namespaces with emulated links between them. Nothing of the machine's own network is
 touched. docs/evaluation.md holds the results of full runs.`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &usageError{fmt.Sprintf("lab has no command %q", args[0]), "there are list, run and up"}
+			}
 			return &usageError{"lab needs to be told what to do", "run 'tcpls lab list', 'tcpls lab run NAME' or 'tcpls lab up FILE'"}
 		},
 	}
@@ -46,8 +48,13 @@ touched. docs/evaluation.md holds the results of full runs.`,
 		Use:     "run NAME...|all",
 		Short:   "Run experiments",
 		Example: "  tcpls lab run features\n  tcpls lab run failover aggregation --quick --out results\n  tcpls lab run all --reps 20 --json",
-		Args:    atLeast(1, "the name of an experiment, or all,"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return t.labRun(cmd.Context(), f, args) },
+		Args:    atLeast(1, "the name of an experiment, or all, is needed"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.opts.Reps <= 0 && cmd.Flags().Changed("reps") {
+				return &usageError{"--reps must be positive", ""}
+			}
+			return t.labRun(cmd.Context(), f, args)
+		},
 	}
 	list.Flags().BoolVar(&f.json, "json", false, "print a JSON list")
 	flags := run.Flags()
@@ -73,15 +80,20 @@ func (t *tool) labList(f *labFlags) error {
 	if f.json {
 		return t.labJSON(entries)
 	}
-	w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
+	width := 0
+	for _, e := range entries {
+		width = max(width, len(e.Name))
+	}
 	for _, e := range entries {
 		needs := ""
 		if e.Root {
 			needs = "root"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", e.Name, needs, e.Source)
+		if _, err := fmt.Fprintf(t.out, "%-*s  %-4s  %s\n    %s\n", width, e.Name, needs, e.Source, e.Claim); err != nil {
+			return &localError{err}
+		}
 	}
-	return w.Flush()
+	return nil
 }
 
 func (t *tool) labJSON(v any) error {
@@ -92,19 +104,21 @@ func (t *tool) labJSON(v any) error {
 
 // choose returns the experiments of that name, or all.
 func (f *labFlags) choose(names []string) ([]lab.Experiment, error) {
-	if f.opts.Reps < 0 {
-		return nil, &usageError{"--reps must be positive", ""}
-	}
 	var chosen []lab.Experiment
+	all := lab.Experiments()
 	for _, name := range names {
 		before := len(chosen)
-		for _, e := range lab.Experiments() {
+		for _, e := range all {
 			if e.Name == name || name == "all" {
 				chosen = append(chosen, e)
 			}
 		}
 		if len(chosen) == before {
-			return nil, &usageError{fmt.Sprintf("there is no experiment %q", name), "run 'tcpls lab list' for the names"}
+			var there []string
+			for _, e := range all {
+				there = append(there, e.Name)
+			}
+			return nil, &usageError{fmt.Sprintf("there is no experiment %q", name), "there are " + strings.Join(there, ", ") + ", and all of them with 'all'"}
 		}
 	}
 	return chosen, nil

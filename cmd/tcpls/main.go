@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 const usage = `Usage:
@@ -23,7 +24,7 @@ const usage = `Usage:
     tcpls put FILE... URL [--path src:ADDR]...
     tcpls nc HOST:PORT
     tcpls nc -l ADDR
-    tcpls check HOST:PORT [--json]
+    tcpls check HOST[:PORT] [--json]
     tcpls demo [--mode failover|migrate] [--cut blackhole|rst|close] [--report F]
     tcpls lab list|run NAME...|all [--quick] [--out DIR]
     tcpls lab up FILE
@@ -46,7 +47,7 @@ Everywhere:
 A URL is tcpls://HOST:PORT/PATH?pin=sha256:HEX as printed by serve, or https://...
 Without a pin the system's certificate roots decide.
 
-Exit status: 0 ok, 1 usage or a local file, 2 can't connect or no answer,
+Exit status: 0 ok, 1 usage or a local file, 2 can't connect or listen, or no answer,
 3 the peer isn't TCPLS where that was required, 4 verification failed, 5 interrupted.
 
 Example:
@@ -117,7 +118,7 @@ func (t *tool) command() *cobra.Command {
 	flags.StringVar(&t.keylog, "keylog", "", "append the TLS secrets to `file`")
 	flags.StringVar(&t.logLevel, "log-level", "warn", "debug, info, warn or error")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{err.Error(), fmt.Sprintf("run '%s --help'", cmd.CommandPath())}
+		return &usageError{flagText(err), fmt.Sprintf("run '%s --help'", cmd.CommandPath())}
 	})
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
@@ -131,6 +132,20 @@ func (t *tool) command() *cobra.Command {
 		t.checkCommand(), t.demoCommand(), t.labCommand(), t.versionCommand())
 	refuseOtherShells(root)
 	return root
+}
+
+// flagText says what is wrong with a flag, where package flag's words are Go's.
+func flagText(err error) string {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err.Error()
+	}
+	flag := invalid.GetFlag()
+	what, ours := map[string]string{"int": "a number", "duration": "a time such as 10s or 500ms", "bool": "true or false"}[flag.Value.Type()]
+	if !ours {
+		return err.Error()
+	}
+	return fmt.Sprintf("--%s %q isn't %s", flag.Name, invalid.GetValue(), what)
 }
 
 // refuseOtherShells makes an error of what cobra answers with a page of help.
@@ -184,11 +199,11 @@ func (t *tool) pathLogger() *slog.Logger {
 	return t.logger
 }
 
-// atLeast refuses fewer arguments and names what is missing.
-func atLeast(n int, what string) cobra.PositionalArgs {
+// atLeast refuses fewer arguments, and says what is needed.
+func atLeast(n int, need string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
-			return &usageError{what + " is needed", fmt.Sprintf("run '%s --help'", cmd.CommandPath())}
+			return &usageError{need, fmt.Sprintf("run '%s --help'", cmd.CommandPath())}
 		}
 		return nil
 	}

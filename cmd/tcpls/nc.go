@@ -27,7 +27,7 @@ func (t *tool) ncCommand() *cobra.Command {
 client that opens one. The end of the input ends that direction only; nc ends when
 both have. With -l the URL for the other end is the first line on standard error.`,
 		Example: "  tcpls nc -l :4433 < backup.tar\n  tcpls nc 'tcpls://192.0.2.7:4433/?pin=sha256:5f0c...' < /dev/null > backup.tar",
-		Args:    atLeast(1, "an address"),
+		Args:    atLeast(1, "an address is needed"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := atMost(1)(cmd, args); err != nil {
 				return err

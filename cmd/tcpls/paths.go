@@ -56,8 +56,8 @@ func (p *pathSpecs) Set(text string) error {
 		var err error
 		switch end {
 		case "weight":
-			if spec.Weight, err = strconv.Atoi(weight); err == nil && (spec.Weight < 1 || spec.Weight > sched.MaxWeight) {
-				err = errors.New("out of range")
+			if spec.Weight, err = strconv.Atoi(weight); err != nil || spec.Weight < 1 || spec.Weight > sched.MaxWeight {
+				return fmt.Errorf("%q isn't a weight: it goes from 1 to %d", weight, sched.MaxWeight)
 			}
 		case "if":
 			if spec.Interface = address; address == "" {
@@ -124,21 +124,26 @@ type pathKeeper struct {
 	options peerOptions
 
 	mu       sync.Mutex
-	sessions map[*tcpls.Session]struct{}
-	meters   map[*tcpls.Path]*meter
+	sessions map[*tcpls.Session]map[*tcpls.Path]*meter
+	plain    bool // a session over plain TLS was told of
 }
 
 // meet looks after a session that it doesn't know yet.
 func (k *pathKeeper) meet(s *tcpls.Session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, known := k.sessions[s]; known || !s.ConnectionState().TCPLS {
+	if !s.ConnectionState().TCPLS {
+		k.meetPlain()
+		return
+	}
+	if _, known := k.sessions[s]; known {
 		return
 	}
 	if k.sessions == nil {
-		k.sessions = make(map[*tcpls.Session]struct{})
+		k.sessions = make(map[*tcpls.Session]map[*tcpls.Path]*meter)
 	}
-	k.sessions[s] = struct{}{}
+	k.sessions[s] = nil
+	k.findPaths(s, time.Now())
 	context.AfterFunc(s.Context(), func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -152,6 +157,23 @@ func (k *pathKeeper) meet(s *tcpls.Session) {
 		go k.open(s, spec)
 	}
 }
+
+// meetPlain says, once, what a server that speaks plain TLS can't give.
+func (k *pathKeeper) meetPlain() {
+	if k.plain {
+		return
+	}
+	k.plain = true
+	for _, spec := range k.specs {
+		k.tool.say("warning: no path %s: %s", specText(spec), overPlainTLS)
+	}
+	if len(k.options) > 0 {
+		k.tool.say("warning: no TCP options are set: %s", overPlainTLS)
+	}
+}
+
+// overPlainTLS is why neither paths nor TCP options are to be had.
+const overPlainTLS = "the server speaks plain TLS"
 
 // joinPatience is how long a further path may take.
 const joinPatience = 10 * time.Second
@@ -184,6 +206,11 @@ func (k *pathKeeper) ask(s *tcpls.Session) {
 // observe says what happens to the paths of a session.
 func (k *pathKeeper) observe(s *tcpls.Session) {
 	for e := range s.Events(s.Context()) {
+		if e.Kind == tcpls.EventPathJoined {
+			k.mu.Lock()
+			k.findPaths(s, time.Now())
+			k.mu.Unlock()
+		}
 		if text := eventText(e); text != "" {
 			k.tool.say("%s", text)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-tcpls/tcpls"
 	"github.com/go-tcpls/tcpls/internal/linkemu"
 )
 
@@ -190,6 +192,32 @@ func TestMeter(t *testing.T) {
 		if got := m.measure(step.bytes, at(step.ms)); got != step.want {
 			t.Errorf("after %d ms: %v bytes a second, want %v", step.ms, got, step.want)
 		}
+	}
+}
+
+// A display that asks seldom has the rates the first time that it asks: they are
+// measured from when the paths are met.
+func TestFirstRates(t *testing.T) {
+	u, _ := serveBehind(t, t.TempDir(), 1)
+	s, err := tcpls.Dial(t.Context(), "tcp", u.Host, &tcpls.Config{TLS: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	k := &pathKeeper{tool: &tool{ui: &ui{out: io.Discard, err: io.Discard}}}
+	k.meet(s)
+	if _, err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.AddPath(t.Context(), tcpls.PathSpec{}); err != nil {
+		t.Fatal(err)
+	}
+	rows := k.rows(time.Now().Add(10 * time.Second))
+	if len(rows) != 2 || rows[0].rate <= 0 || strings.Contains(rows[0].String(), " - ") {
+		t.Errorf("the first rows are %v", rows)
+	}
+	if unknown := (pathRow{state: "active", rate: -1}).String(); strings.Contains(unknown, "/s") || strings.Contains(unknown, "-") {
+		t.Errorf("a rate that isn't known is %q", unknown)
 	}
 }
 

@@ -19,7 +19,7 @@ type pathRow struct {
 }
 
 func (r pathRow) String() string {
-	speed, rtt := "-", ""
+	speed, rtt := "", ""
 	if r.rate >= 0 {
 		speed = size(r.rate).String() + "/s"
 	}
@@ -55,17 +55,12 @@ func (m *meter) measure(bytes uint64, now time.Time) float64 {
 func (k *pathKeeper) rows(now time.Time) (rows []pathRow) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	meters := make(map[*tcpls.Path]*meter)
 	dull := true
 	for s := range k.sessions {
-		paths := s.Paths()
+		k.findPaths(s, now)
+		paths := k.sessions[s]
 		dull = dull && len(paths) == 1
-		for _, p := range paths {
-			m := k.meters[p]
-			if m == nil {
-				m = new(meter)
-			}
-			meters[p] = m
+		for p, m := range paths {
 			stats := p.Stats()
 			row := pathRow{
 				id: p.ID(), state: stateOf(p), rate: m.measure(stats.BytesSent+stats.BytesReceived, now), rtt: stats.RTT,
@@ -75,12 +70,31 @@ func (k *pathKeeper) rows(now time.Time) (rows []pathRow) {
 			rows = append(rows, row)
 		}
 	}
-	k.meters = meters
 	if dull {
 		return nil
 	}
 	slices.SortStableFunc(rows, func(a, b pathRow) int { return cmp.Compare(a.id, b.id) })
 	return rows
+}
+
+// findPaths begins to measure the paths that a session has now, and forgets
+// those that it had. k.mu is held.
+func (k *pathKeeper) findPaths(s *tcpls.Session, now time.Time) {
+	old, known := k.sessions[s]
+	if !known {
+		return // it has ended
+	}
+	meters := make(map[*tcpls.Path]*meter)
+	for _, p := range s.Paths() {
+		m := old[p]
+		if m == nil {
+			stats := p.Stats()
+			m = new(meter)
+			m.measure(stats.BytesSent+stats.BytesReceived, now)
+		}
+		meters[p] = m
+	}
+	k.sessions[s] = meters
 }
 
 // stateOf words what a path is good for.

@@ -30,7 +30,7 @@ of one session. The server compares the SHA-256 of the whole content before a fi
 gets its name. An upload that was cut off goes on where it stopped. A URL that ends
 in a slash is the folder for the files; else it is the one file's new name.`,
 		Example: "  tcpls put a.jpg b.jpg 'tcpls://192.0.2.7:4433/in/?pin=sha256:5f0c...'",
-		Args:    atLeast(2, "a file and a URL"),
+		Args:    atLeast(2, "a file and a URL are needed"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.put(cmd.Context(), f, args) },
 	}
 	f.clientFlags.register(cmd)

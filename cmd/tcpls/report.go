@@ -179,6 +179,12 @@ func (r *report) print(w io.Writer) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
+	list := func(name string, lines []string) {
+		for _, text := range lines {
+			row(name, "%s", text)
+			name = ""
+		}
+	}
 	row("server", "%s (%s)", r.Address, cmp.Or(r.Peer, "not reached"))
 	if r.Version != "" {
 		row("TCPLS", "%s", yesNo(r.TCPLS))
@@ -204,21 +210,17 @@ func (r *report) print(w io.Writer) error {
 			row("", "NOT verified: %s", c.Why)
 		}
 	}
+	var options []string
 	if r.TCPLS {
-		row("TCP options", "%s", cmp.Or(strings.Join(r.Takes, ", "), "none"))
-		for _, o := range slices.Concat(r.TakesNot, r.Options) {
-			row("", "%v", o)
-		}
+		options = append(options, cmp.Or(strings.Join(r.Takes, ", "), "none"))
 	}
+	for _, o := range slices.Concat(r.TakesNot, r.Options) {
+		options = append(options, o.String())
+	}
+	list("TCP options", options)
 	row("this machine", "%v", r.Machine)
 	if text := r.Timings.String(); text != "" {
 		row("timings", "%s", text)
-	}
-	list := func(name string, lines []string) {
-		for _, text := range lines {
-			row(name, "%s", text)
-			name = ""
-		}
 	}
 	if r.Path != nil {
 		list("path", r.Path.words())

@@ -158,9 +158,12 @@ func (f *identityFlags) register(cmd *cobra.Command) {
 
 // listen opens a listener and tells its target, with the pin of its key.
 func (t *tool) listen(ctx context.Context, address string, id *identityFlags, requireTCPLS bool, protocols ...string) (*tcpls.Listener, target, error) {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, target{}, &usageError{fmt.Sprintf("%q isn't an address such as :4433 or 127.0.0.1:0", address), ""}
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return nil, target{}, &usageError{fmt.Sprintf("%q is no port to listen on; they go from 1 to 65535, and 0 picks a free one", port), ""}
 	}
 	cert, err := id.load(host)
 	if err != nil {

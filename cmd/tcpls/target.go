@@ -25,9 +25,12 @@ type target struct {
 
 // parseURL reads tcpls://HOST[:PORT]/PATH[?pin=sha256:HEX] or https://...
 func parseURL(text string) (target, error) {
+	if !strings.Contains(text, "://") {
+		return target{}, &usageError{fmt.Sprintf("%q isn't a URL", text), "put tcpls:// before it, or https://"}
+	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return target{}, &usageError{fmt.Sprintf("%q isn't a URL: %v", text, reason(err)), ""}
+		return target{}, &usageError{fmt.Sprintf("%q isn't a URL: %s", text, strings.TrimPrefix(reason(err).Error(), "net/url: ")), ""}
 	}
 	t := target{path: u.Path, https: u.Scheme == "https"}
 	switch {
@@ -38,7 +41,7 @@ func parseURL(text string) (target, error) {
 	case !validHost(u.Hostname()):
 		return t, &usageError{fmt.Sprintf("%q is neither a host name nor an address", u.Hostname()), ""}
 	case !validPort(u.Port()):
-		return t, &usageError{fmt.Sprintf("%q is no port; they go from 1 to 65535", u.Port()), ""}
+		return t, noPort(u.Port())
 	case u.User != nil || u.Fragment != "":
 		return t, &usageError{fmt.Sprintf("%q has a user or a fragment, which isn't supported", text), ""}
 	}
@@ -83,6 +86,14 @@ func validPort(port string) bool {
 	return port == "" || err == nil && n > 0
 }
 
+func noPort(port string) error {
+	text := fmt.Sprintf("%q is no port", port)
+	if strings.Trim(port, "0123456789") == "" && strings.Trim(port, "0") != "" {
+		text = fmt.Sprintf("%s is too big for a port", port)
+	}
+	return &usageError{text + "; they go from 1 to 65535", ""}
+}
+
 // parsePeer reads HOST[:PORT] or a URL whose path doesn't matter.
 func parsePeer(text string) (target, error) {
 	if strings.Contains(text, "://") {
@@ -92,8 +103,11 @@ func parsePeer(text string) (target, error) {
 	if err != nil {
 		host, port = strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"), ""
 	}
-	if !validHost(host) || !validPort(port) {
-		return target{}, &usageError{fmt.Sprintf("%q isn't HOST:PORT or a tcpls:// URL", text), ""}
+	switch {
+	case !validHost(host):
+		return target{}, &usageError{fmt.Sprintf("%q isn't HOST[:PORT] or a tcpls:// URL", text), ""}
+	case !validPort(port):
+		return target{}, noPort(port)
 	}
 	return target{address: withPort(host, port), path: "/"}, nil
 }
