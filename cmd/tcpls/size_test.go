@@ -79,7 +79,7 @@ func TestProgressDisplay(t *testing.T) {
 	}}
 	want := "1.00 MB  1.00 MB/s\n" +
 		"  path 0  suspect      0 B/s  rtt 20.1ms  192.0.2.9:1 to 192.0.2.7:443\n" +
-		"  path 12 active           -              [2001:db8::9]:2 to [2001:db8::7]:443"
+		"  path 12 active                          [2001:db8::9]:2 to [2001:db8::7]:443"
 	if got := two.picture(120); got != want {
 		t.Errorf("two paths\n got %q\nwant %q", got, want)
 	}
