@@ -82,6 +82,13 @@ func (s *Session) EarlyData() EarlyData {
 	return s.early
 }
 
+// greets reports whether the session has begun before its handshake is complete.
+func (s *Session) greets() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.greeting != nil && s.early == EarlyDataPending
+}
+
 // EarlyData reports whether bytes of the stream came as early data, which
 // somebody on the path may have recorded and sent again: requests that change
 // something should wait for Session.Handshake before they are carried out.

@@ -99,6 +99,11 @@ func (s *Session) cause() error {
 // setCause ends the session, once, and wakes everybody who waits for it. The
 // caller holds no lock.
 func (s *Session) setCause(err error) bool {
+	if s.client && err != ErrSessionClosed && s.greets() {
+		// Who hears of the end may dial again: with an ordinary handshake, and all
+		// that Dial can do.
+		s.engine.ForgetTickets()
+	}
 	s.mu.Lock()
 	if s.ended() {
 		s.mu.Unlock()
@@ -112,8 +117,7 @@ func (s *Session) setCause(err error) bool {
 	s.recovered()
 	s.forgetTokens()
 	machine.leave(s)
-	greeting := s.early == EarlyDataPending && s.greeting != nil
-	if greeting {
+	if s.greeting != nil && s.early == EarlyDataPending {
 		s.greeting.timer.Stop()
 	}
 	for _, p := range s.livePaths() {
@@ -126,9 +130,6 @@ func (s *Session) setCause(err error) bool {
 	}
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	if greeting && s.client && err != ErrSessionClosed {
-		s.engine.ForgetTickets() // the next handshake is an ordinary one, with all that Dial can do
-	}
 	s.expect() // for good: the peer's last words are awaited
 	for _, st := range streams {
 		st.sendMu.Lock()
