@@ -348,3 +348,37 @@ func TestPathLeftAgainAndAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// Of thousands of PATH_STATUS in one record the last one counts, and streams
+// are told once.
+func TestPathStatusFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const records = 20
+		p := newTestPeer(t, true, func(c *Config) { c.Mode = ModePinned })
+		for id := uint32(1); id < 200; id += 2 {
+			p.attach(id)
+			p.accept()
+		}
+		synctest.Wait()
+		s := p.sess
+		for round := range records {
+			var frames []byte
+			for i := 0; len(frames) < record.MaxPlaintext-64; i++ {
+				frames = wire.AppendPathStatus(frames, i%2 == 0, uint64(i%wire.MaxWeight+1))
+			}
+			frames = wire.AppendPathStatus(frames, round%2 == 0, uint64(round+1))
+			before := s.gate.changes.Load()
+			p.writeFrames(frames)
+			synctest.Wait()
+			if n := s.gate.changes.Load() - before; n == 0 || n > 2 {
+				t.Errorf("one record made the streams look for another path %d times", n)
+			}
+			if w := s.path().Weight(); w != round+1 {
+				t.Errorf("the path weighs %d, want %d", w, round+1)
+			}
+			if b := s.path().Backup(); b != (round%2 == 0) {
+				t.Errorf("the path is a backup: %v, want %v", b, !b)
+			}
+		}
+	})
+}

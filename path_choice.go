@@ -43,13 +43,9 @@ func (p *Path) Backup() bool { return p.rank.backup() }
 // better path as soon as that one has worked for 500 ms; where the server has
 // said SetBackup, that is up to the client all the same.
 func (p *Path) SetBackup(backup bool) {
-	s := p.sess
 	p.rank.own.Store(backup)
-	s.mu.Lock()
-	s.hurry()
-	s.mu.Unlock()
 	p.sayStatus()
-	s.pathsChanged()
+	p.sess.rankChanged()
 }
 
 // Weight returns the path's weight: this end's, the peer's where this end has
@@ -93,19 +89,20 @@ func (p *Path) sayStatus() {
 	p.kick()
 }
 
-// ranked acts on PATH_STATUS.
+// ranked notes PATH_STATUS. The last one of what was read together counts: one
+// record holds thousands of them.
 func (p *Path) ranked(backup bool, weight int) {
-	s := p.sess
 	reweighed := p.rank.peerWeight.Swap(int32(weight)) != int32(weight)
 	reranked := p.rank.peer.Swap(backup) != backup
-	if reranked {
-		s.mu.Lock()
-		s.hurry()
-		s.mu.Unlock()
-	}
-	if reranked || reweighed {
-		go s.pathsChanged() // not under inMu
-	}
+	p.in.reranked = p.in.reranked || reranked || reweighed
+}
+
+// rankChanged acts on what a path is worth now. The caller holds no lock.
+func (s *Session) rankChanged() {
+	s.mu.Lock()
+	s.hurry()
+	s.mu.Unlock()
+	s.pathsChanged()
 }
 
 // hurry has all paths looked at soon. The caller holds mu.

@@ -53,6 +53,7 @@ type reading struct {
 	closed     bool      // the peer sent close_notify
 	repeats    uint      // records that had arrived before
 	retired    []uint32  // streams that have ended and are still attached, oldest first
+	reranked   bool      // by PATH_STATUS, since the last settle
 	fresh      bool      // nothing was opened in own yet: its epoch is the sender's choice
 }
 
@@ -531,6 +532,10 @@ func (p *Path) settleStream() {
 // settle ends the work on one piece of input.
 func (p *Path) settle() {
 	s := p.sess
+	if p.in.reranked {
+		p.in.reranked = false
+		s.rankChanged()
+	}
 	main := s.path()
 	if s.syns.due.Load() {
 		s.tellSYNs()
