@@ -80,16 +80,16 @@ func (s *Session) SetScheduler(x sched.Scheduler) {
 	s.pathsChanged()
 }
 
-// pathsChanged lets streams that wait for a path look for another one. The
-// caller holds no lock.
+// pathsChanged lets streams that wait for a path, or because there are several,
+// look anew. The caller holds no lock.
 func (s *Session) pathsChanged() {
 	s.gate.wake()
-	if s.manner().mode != ModePinned {
-		return
-	}
+	pinned := s.manner().mode == ModePinned
 	for _, st := range s.openStreams() {
 		st.sendMu.Lock()
-		st.sendCond.Broadcast()
+		if pinned || st.stuck {
+			st.sendCond.Broadcast()
+		}
 		st.sendMu.Unlock()
 	}
 }

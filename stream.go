@@ -62,7 +62,8 @@ type streamSend struct {
 	sendErr       error // why no more can be written
 	sent          uint64
 	credit        uint64
-	flushing      int // goroutines in Flush
+	flushing      int  // goroutines in Flush
+	stuck         bool // a Write waits until blocked isn't true any more
 	writeDeadline deadline
 	sendCtx       record.Context
 	epoch         uint64 // of sendCtx

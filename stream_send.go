@@ -183,7 +183,9 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 		if !s.sealing {
 			s.relieve()
 		}
+		s.stuck = room > 0
 		s.sess.wait(&s.sendCond)
+		s.stuck = false
 		return 0, nil, nil
 	}
 	g := &s.sess.gate
@@ -405,7 +407,7 @@ func (s *Stream) acknowledged(seq, credit uint64) error {
 	s.sess.gate.release(freed)
 	s.sendMu.Lock()
 	s.allow(credit)
-	if s.flushing > 0 {
+	if s.flushing > 0 || s.stuck {
 		s.sendCond.Broadcast()
 	}
 	// What was sealed since the ACK was taken in isn't acknowledged by it.

@@ -1,0 +1,94 @@
+package tcpls
+
+import (
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/sched"
+)
+
+// steadyLink is a path of 100 ms there and back, of which nothing is full.
+var steadyLink = memnet.Link{Rate: 12_500_000, Delay: 50 * time.Millisecond, Queue: 1 << 20}
+
+// As many small records as may be unacknowledged make Writes wait for an
+// acknowledgement, which raises no credit.
+func TestWritesPastMaxHeld(t *testing.T) {
+	for name, change := range map[string]func(w *world, second *Path) error{
+		"spread":         func(w *world, _ *Path) error { w.client.SetScheduler(sched.Earliest()); return nil },
+		"after a change": func(_ *world, second *Path) error { return second.Use() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, steadyLink, nil)
+				second := w.addPath(t)
+				time.Sleep(time.Second)
+				c, s := openStream(t, w.client, w.server)
+				go func() { _, _ = io.Copy(io.Discard, s) }() // the session's end ends it
+				if err := c.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				for i := range 3 * maxHeld {
+					if i == 1000 {
+						if err := change(w, second); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if _, err := c.Write([]byte{1}); err != nil {
+						t.Fatalf("record %d: %v; %d are unacknowledged", i, err, c.kept.len())
+					}
+				}
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("%d records took %v, want a few round trips of 100 ms", 3*maxHeld, took)
+				}
+			})
+		})
+	}
+}
+
+// A Write that waits because its records go on several paths goes on when they
+// don't any more, before anything is acknowledged.
+func TestStuckWriteGoesOn(t *testing.T) {
+	for name, change := range map[string]func(w *world){
+		"another policy": func(w *world) { w.client.SetScheduler(nil) },
+		"one path":       func(w *world) { w.conn(1).Reset() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, memnet.Link{Delay: time.Second}, func(client, _ *Config) {
+					client.Scheduler = sched.Func(func(sched.Batch, []sched.Path) sched.Set { return sched.One(0) })
+				})
+				w.addPath(t)
+				time.Sleep(10 * time.Second)
+				c, _ := openStream(t, w.client, w.server)
+				time.Sleep(10 * time.Second) // its first record is acknowledged
+				var written atomic.Int64
+				done := begun(func() error {
+					for range 2 * maxHeld {
+						if _, err := c.Write([]byte{1}); err != nil {
+							return err
+						}
+						written.Add(1)
+					}
+					return nil
+				})
+				time.Sleep(100 * time.Millisecond)
+				if n := written.Load(); n == 0 || n > maxHeld {
+					t.Fatalf("%d records are unacknowledged, at most %d may be", n, maxHeld)
+				}
+				change(w)
+				time.Sleep(100 * time.Millisecond)
+				if n := written.Load(); n != 2*maxHeld {
+					t.Errorf("%d records were written then, want all %d", n, 2*maxHeld)
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
