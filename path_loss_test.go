@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
 	"github.com/go-tcpls/tcpls/internal/wire"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 // wantAlive checks that bytes get through in both directions.
@@ -476,3 +478,72 @@ func TestFollowInYoungSession(t *testing.T) {
 		}
 	})
 }
+
+// A batch for a path that is given up between the choice of it and the sealing
+// doesn't wait there until the path is closed.
+func TestSuspectWhileSending(t *testing.T) {
+	const batch = 64 << 10
+	for name, send := range map[string]func(t *testing.T, w *world, second *Path, c *Stream){
+		"while the scheduler thinks": func(t *testing.T, w *world, _ *Path, c *Stream) {
+			w.client.SetScheduler(sched.Func(func(sched.Batch, []sched.Path) sched.Set {
+				w.client.SetScheduler(onFirst)
+				w.conn(1).Stall(true)
+				time.Sleep(time.Second) // for the path to become suspect
+				return sched.One(1)
+			}))
+			mustWrite(t, c, make([]byte, batch))
+		},
+		"before its records are sealed": func(t *testing.T, w *world, second *Path, c *Stream) {
+			w.client.SetScheduler(sched.Func(func(sched.Batch, []sched.Path) sched.Set { return sched.One(1) }))
+			w.conn(1).Stall(true)
+			second.outMu.Lock()
+			done := begun(func() error {
+				_, err := c.Write(make([]byte, batch))
+				return err
+			})
+			for sealing := false; !sealing; runtime.Gosched() {
+				c.sendMu.Lock()
+				sealing = c.sealing
+				c.sendMu.Unlock()
+			}
+			w.client.SetScheduler(onFirst)
+			w.client.suspect(second)
+			second.outMu.Unlock()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		},
+		"before it takes what others have": func(t *testing.T, w *world, second *Path, c *Stream) {
+			other, _ := openStream(t, w.client, w.server)
+			if err := other.SetPath(second); err != nil {
+				t.Fatal(err)
+			}
+			w.conn(1).Stall(true)
+			mustWrite(t, other, make([]byte, maxUnsent-batch))
+			mustWrite(t, c, make([]byte, batch))
+			w.client.suspect(second)
+			c.sendMu.Lock()
+			defer c.sendMu.Unlock()
+			c.repeatOver(second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, wideLink, func(client, _ *Config) { client.Scheduler = onFirst })
+				second := w.addPath(t)
+				time.Sleep(time.Second)
+				c, s := openStream(t, w.client, w.server)
+				send(t, w, second, c)
+				began := time.Now()
+				mustWrite(t, c, make([]byte, batch))
+				wantRead(t, "on the other path", s, make([]byte, 2*batch))
+				if took := time.Since(began); took > 200*time.Millisecond {
+					t.Errorf("two batches took %v on a path of 40 ms there and back", took)
+				}
+			})
+		})
+	}
+}
+
+// onFirst is the scheduler that knows only the first path.
+var onFirst = sched.Func(func(sched.Batch, []sched.Path) sched.Set { return sched.One(0) })

@@ -52,6 +52,15 @@ func (s *Stream) moveOff(to *Path) {
 	}
 }
 
+// check has what p was just given sent again elsewhere if p was lost meanwhile:
+// whoever saw to what it had may have passed by before. A main path's records
+// follow its successor. The caller holds sendMu.
+func (s *Stream) check(p *Path) {
+	if p.lost.Load() && p != s.sess.path() {
+		go s.sess.resendLost()
+	}
+}
+
 // blocked reports whether new records have to wait. Those that could overtake
 // older ones on another path are few (protocol 9.6). The caller holds sendMu.
 func (s *Stream) blocked() bool {

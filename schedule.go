@@ -111,7 +111,7 @@ func (s *Stream) choose(n int, credit uint64) (via *Path, ok bool) {
 		return nil, false
 	}
 	via, copied := s.ask(x, sched.Batch{Stream: s.id, Bytes: n, Credit: credit})
-	if s.sealing || s.blocked() || s.pinned() != nil || s.writeError() != nil {
+	if s.sealing || s.blocked() || s.pinned() != nil || s.writeError() != nil || via != nil && !via.usable() {
 		return nil, false
 	}
 	s.copied = copied

@@ -196,6 +196,7 @@ func (s *Stream) repeatOver(p *Path) {
 	if s.kept.doubt(p, from) {
 		s.replayOver(p)
 		go s.replayOn.carryOn()
+		s.check(p)
 	}
 }
 

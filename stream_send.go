@@ -240,6 +240,7 @@ func (s *Stream) sealed(via *Path, seal func(*Path) error) error {
 	s.sealing = false
 	s.sendCond.Broadcast()
 	if err == nil {
+		s.check(path)
 		s.settleSending()
 	}
 	return err
