@@ -59,7 +59,7 @@ func runLatency(ctx context.Context, o Options) (*Result, error) {
 	holds := true
 	for _, v := range visitors {
 		var trips, up, down []float64
-		for i := range o.reps(9, 1) {
+		for i := range o.reps(9, 3) {
 			o.step("%s: visit %d", v.name, i+1)
 			took, sent, received, err := b.firstAnswer(ctx, v)
 			if err != nil {
@@ -185,7 +185,7 @@ func (b *bench) measureJoin(ctx context.Context, o Options, fastOpen bool, r *Re
 		return err
 	}
 	var trips, up, down []float64
-	for i := range o.reps(9, 1) {
+	for i := range o.reps(9, 3) {
 		o.step("%s %d", name, i+1)
 		up0, down0, err := b.wireBytes()
 		if err != nil {
