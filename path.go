@@ -177,7 +177,7 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 	p.current = wire.PathContext(id) // nothing is announced
 	p.pump.init()
 	p.in.init()
-	p.in.fresh = true
+	p.in.fresh, p.in.copies = true, s.fresh.Load()
 	p.watch.rtt = s.rtt() // until the path has its own
 	p.roundTrip.Store(int64(s.rtt()))
 	p.noteStart()

@@ -24,13 +24,12 @@ const maxHeld = 4096
 func (p *Path) ahead(a *attachment, seq uint64, content, frames []byte) error {
 	s := a.stream
 	if _, known := s.held[seq]; known {
-		return p.repeated(a, frames)
+		return p.repeated(a, len(content), frames)
 	}
 	if len(content) == 0 && !p.in.budget.spend(p) {
 		return errBudget
 	}
-	p.in.budget.earn(len(content))
-	p.in.brought = true
+	p.progress(len(content))
 	if len(s.held) >= maxHeld {
 		return violation(wire.CodeLimit, "more than %d records of stream %d before their turn", maxHeld, s.id)
 	}
@@ -82,10 +81,25 @@ func (s *Stream) dropHeld() (n int) {
 	return n
 }
 
-// repeated drops a record that has arrived before. Our acknowledgement of it
-// may be lost, so it is said again.
-func (p *Path) repeated(a *attachment, frames []byte) error {
-	if p.in.repeats++; p.in.repeats%freeTries == 0 && !p.in.budget.spend(p) {
+// progress counts a record with n stream bytes that hadn't arrived before.
+func (p *Path) progress(n int) {
+	p.in.brought = true
+	if n > 0 {
+		p.in.budget.earn(n)
+		p.sess.fresh.Add(1)
+	}
+}
+
+// repeated drops a record with n stream bytes that has arrived before. Our
+// acknowledgement of it may be lost, so it is said again. Where everything is
+// sent on all paths, each record comes once more on each, and pays for its
+// announcement there too; what is beyond that is work without progress.
+func (p *Path) repeated(a *attachment, n int, frames []byte) error {
+	r := &p.in
+	if n > 0 && r.copies < p.sess.fresh.Load() {
+		r.copies++
+		r.budget.earn(n)
+	} else if r.repeats++; r.repeats%freeTries == 0 && !r.budget.spend(p) {
 		return errBudget
 	}
 	a.stream.again = max(a.stream.again, a.ctx.Seq())

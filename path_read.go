@@ -51,7 +51,8 @@ type reading struct {
 	partial    time.Time // when the record began that isn't complete
 	measured   time.Time // when the kernel was last asked for the round trip
 	closed     bool      // the peer sent close_notify
-	repeats    uint      // records that had arrived before
+	copies     uint64    // of the session's fresh records, those that have paid for their copies here
+	repeats    uint      // records that had arrived before, and more often than that
 	retired    []uint32  // streams that have ended and are still attached, oldest first
 	reranked   bool      // by PATH_STATUS, since the last settle
 	fresh      bool      // nothing was opened in own yet: its epoch is the sender's choice
@@ -373,15 +374,14 @@ func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 	}
 	switch {
 	case seq < s.recvNext || s.recvEnded: // sent again, or overtaken by RESET
-		return true, p.repeated(a, frames)
+		return true, p.repeated(a, len(content), frames)
 	case seq > s.recvNext: // those before it are still on another path
 		return true, p.ahead(a, seq, content, frames)
 	}
 	if len(content) == 0 && !r.budget.spend(p) {
 		return true, errBudget
 	}
-	r.budget.earn(len(content))
-	r.brought = true
+	p.progress(len(content))
 	// Once the bytes have arrived, a Read may take them and give the block back.
 	frames = r.scratch()[:copy(r.scratch(), frames)]
 	if err := s.count(len(content)); err != nil {

@@ -220,7 +220,7 @@ func (p *Path) composeFor(s *Stream) error {
 			return err
 		}
 	}
-	attach := s.attached != p
+	attach := s.attached != p && !s.continues(p, s.sendCtx.Seq())
 	s.attached = p
 	s.introduced.Store(true)
 	return p.announce(s.id, attach, s.epoch, s.sendCtx.Seq())

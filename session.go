@@ -99,9 +99,10 @@ type routing struct {
 // incoming is what is known of the records that arrive, on whatever path.
 type incoming struct {
 	inMu         sync.Mutex
-	keyed        bool   // the client's PARAMETERS have arrived
-	controlNext  uint64 // number of the control context's next record
-	controlEpoch uint64 // of that record
+	keyed        bool          // the client's PARAMETERS have arrived
+	controlNext  uint64        // number of the control context's next record
+	controlEpoch uint64        // of that record
+	fresh        atomic.Uint64 // records with stream bytes that hadn't arrived before
 }
 
 // A ConnectionState tells what was negotiated.

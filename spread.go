@@ -2,6 +2,7 @@ package tcpls
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/go-tcpls/tcpls/sched"
@@ -255,7 +256,30 @@ func (s *Stream) copyFrom(p *Path, first uint64, batch bool) error {
 		}
 	}
 	s.attached = p
+	s.place(p, s.sendCtx.Seq())
 	return nil
+}
+
+// continues reports whether p has the stream's records up to number seq, so that
+// the peer knows which one is next there (protocol 4.4). The caller has set sealing.
+func (s *Stream) continues(p *Path, seq uint64) bool {
+	if s.attached == nil { // records were sent again since
+		clear(s.placed)
+	}
+	at, ok := s.placed[p]
+	return ok && at == seq
+}
+
+// place notes that p has the stream's records up to number seq. The caller has
+// set sealing.
+func (s *Stream) place(p *Path, seq uint64) {
+	if s.placed == nil {
+		s.placed = make(map[*Path]uint64)
+	}
+	if _, ok := s.placed[p]; !ok {
+		maps.DeleteFunc(s.placed, func(old *Path, _ uint64) bool { return old.gone.Load() })
+	}
+	s.placed[p] = seq
 }
 
 func (p *Path) copies(s *Stream, first uint64) error {
@@ -268,9 +292,10 @@ func (p *Path) copies(s *Stream, first uint64) error {
 	if len(records) == 0 {
 		return nil
 	}
-	if err := p.announce(s.id, true, s.epochOf(at), at); err != nil {
+	if err := p.announce(s.id, !s.continues(p, at), s.epochOf(at), at); err != nil {
 		return err
 	}
+	s.place(p, at+uint64(len(records)))
 	p.resent.Add(uint64(len(records)))
 	for _, rec := range records {
 		p.repeat(rec)

@@ -3,12 +3,14 @@ package tcpls
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/sched"
 )
 
 // mbit returns a link of so many megabits a second, with a queue for a round
@@ -167,5 +169,58 @@ func TestModeIsTheClients(t *testing.T) {
 				t.Errorf("the client wants %v, the server %v, and does not do %v", test.client, test.server, test.want)
 			}
 		})
+	}
+}
+
+// Many small writes on all paths leave the slower one's budget as it is, and are
+// announced once there, as on the faster one.
+func TestRedundantSmallWrites(t *testing.T) {
+	for name, scheduler := range map[string]sched.Scheduler{"by mode": nil, "by scheduler": sched.Redundant()} {
+		for _, streams := range []int{1, 3} {
+			t.Run(fmt.Sprint(name, ", streams: ", streams), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testRedundantSmallWrites(t, scheduler, streams) })
+			})
+		}
+	}
+}
+
+func testRedundantSmallWrites(t *testing.T, scheduler sched.Scheduler, streams int) {
+	const n, gap = 3 * budgetMax, 50 * time.Microsecond
+	w := newWorld(t, memnet.Link{Rate: 12_500_000, Delay: 5 * time.Millisecond, Queue: 1 << 20}, func(client, server *Config) {
+		client.Mode, client.Scheduler = ModeRedundant, scheduler
+	})
+	w.inner.SetLink(memnet.Link{Rate: 12_500_000, Delay: 20 * time.Millisecond, Queue: 1 << 20})
+	slow := w.addPath(t)
+	time.Sleep(time.Second)
+	var from, to []*Stream
+	for range streams {
+		c, s := openStream(t, w.client, w.server)
+		from, to = append(from, c), append(to, s)
+	}
+	before := slow.Stats().RecordsSent
+	want := testBytes(1, n)
+	for i, b := range want {
+		mustWrite(t, from[i%streams], []byte{b})
+		time.Sleep(gap)
+	}
+	for i, st := range from {
+		if err := st.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		var part []byte
+		for j := i; j < n; j += streams {
+			part = append(part, want[j])
+		}
+		wantRead(t, "the small writes", to[i], part)
+		wantEOF(t, "the small writes", to[i])
+	}
+	time.Sleep(time.Second)
+	if len(w.client.Paths()) != 2 || len(w.server.Paths()) != 2 {
+		t.Errorf("%d and %d paths are left, want 2", len(w.client.Paths()), len(w.server.Paths()))
+	}
+	sent := slow.Stats().RecordsSent - before
+	t.Logf("%d records for %d writes on the slow path", sent, n)
+	if streams == 1 && sent > n+n/10 {
+		t.Errorf("%d records for %d writes on the slow path", sent, n)
 	}
 }
