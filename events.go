@@ -103,7 +103,7 @@ type observers struct {
 }
 
 type observer struct {
-	waiting []Event // guarded by the observers' mu
+	waiting []Event // guarded, as missed is, by the mu of who has it
 	missed  bool
 	signal  chan struct{} // of one: something waits
 }
@@ -156,6 +156,11 @@ func (w *observers) remove(o *observer) {
 func (w *observers) take(o *observer) []Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return o.take()
+}
+
+// take returns what waits. The caller holds the lock that guards o.
+func (o *observer) take() []Event {
 	events := o.waiting
 	o.waiting = nil
 	if o.missed {
@@ -165,16 +170,22 @@ func (w *observers) take(o *observer) []Event {
 	return events
 }
 
+// add makes e wait with at most that many others. The caller holds the lock
+// that guards o.
+func (o *observer) add(e Event, most int) {
+	if len(o.waiting) == most { // there may be many more streams than paths
+		least := max(slices.IndexFunc(o.waiting, func(e Event) bool { return e.Stream != nil }), 0)
+		o.waiting, o.missed = slices.Delete(o.waiting, least, least+1), true
+	}
+	o.waiting = append(o.waiting, e)
+}
+
 // tell passes an event on; it never waits.
 func (w *observers) tell(e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for o := range w.list {
-		if len(o.waiting) == maxEvents { // there may be many more streams than paths
-			least := max(slices.IndexFunc(o.waiting, func(e Event) bool { return e.Stream != nil }), 0)
-			o.waiting, o.missed = slices.Delete(o.waiting, least, least+1), true
-		}
-		o.waiting = append(o.waiting, e)
+		o.add(e, maxEvents)
 		select {
 		case o.signal <- struct{}{}:
 		default:

@@ -1,6 +1,9 @@
 package tcpls
 
-import "context"
+import (
+	"context"
+	"sync"
+)
 
 // Hooks are functions that a session calls when something happens to it. Any of
 // them may be nil. Unlike Session.Events, which tells what has happened, a hook
@@ -32,14 +35,15 @@ type Hooks struct {
 	// stream.
 	StreamOpened func(st *Stream)
 	// StreamAttached is called when what this end sends on the stream goes over a
-	// path of its own from now on, or if p is nil no longer, on a goroutine of its own.
+	// path of its own from now on, or if p is nil no longer, as Event is.
 	StreamAttached func(st *Stream, p *Path)
 	// StreamClosed is called when both directions of the stream have ended, or
 	// the session has, on a goroutine of its own.
 	StreamClosed func(st *Stream)
 	// Event is called for every event, after the function above for its kind.
-	// Events of the network and of what the peer says or asks for come on
-	// goroutines of their own.
+	// Events of the network, of streams' own paths and of what the peer says or
+	// asks for come in order on one goroutine of the session's; if more than 1024
+	// wait for it, some are lost, of which EventMissed tells.
 	Event func(s *Session, e Event)
 }
 
@@ -49,11 +53,49 @@ func (s *Session) tell(e Event) {
 	s.hook(e)
 }
 
-// tellSoon is tell for who may hold locks.
+// tellSoon is tell for who may hold locks: a goroutine that lives while there is
+// something to tell calls the hooks.
 func (s *Session) tellSoon(e Event) {
 	s.watchers.tell(e)
-	if s.cfg.Hooks != nil {
-		go s.hook(e)
+	if s.cfg.Hooks != nil && s.later.add(e) {
+		go s.callHooks()
+	}
+}
+
+// maxLater is how many events wait for hooks that are slow: those of streams are
+// this end's own doing, and all may come at once.
+const maxLater = 1 << 10
+
+// later are the events whose hooks are to be called. Its lock is a leaf.
+type later struct {
+	mu      sync.Mutex
+	waiting observer
+	running bool // somebody calls them
+}
+
+// add reports whether nobody calls the hooks yet.
+func (l *later) add(e Event) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting.add(e, maxLater)
+	was := l.running
+	l.running = true
+	return !was
+}
+
+func (l *later) take() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	events := l.waiting.take()
+	l.running = len(events) > 0
+	return events
+}
+
+func (s *Session) callHooks() {
+	for events := s.later.take(); len(events) > 0; events = s.later.take() {
+		for _, e := range events {
+			s.hook(e)
+		}
 	}
 }
 

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/go-tcpls/tcpls/internal/wire"
 )
 
 // A diary notes which hooks of a session were called.
@@ -164,6 +167,55 @@ func TestHookOfSessionEnd(t *testing.T) {
 		synctest.Wait()
 		if !d.has(fmt.Sprint("ended ", st.ID())) {
 			t.Errorf("no hook told of the stream's end: %q", d.notes)
+		}
+	})
+}
+
+// What a peer says makes events only where it changes something, and hooks that
+// are slow are called one behind the other; few events wait for them.
+func TestSlowHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d diary
+		var at atomic.Int32
+		proceed := make(chan struct{})
+		p := newTestPeer(t, false, func(c *Config) {
+			c.Hooks = &Hooks{Event: func(_ *Session, e Event) {
+				if at.Add(1) > 1 {
+					t.Error("two hooks are called at the same time")
+				}
+				<-proceed
+				d.note("%v", e.Kind)
+				at.Add(-1)
+			}}
+		})
+		p.writeControl(wire.AppendAddAddress(nil, anAddress(1)))
+		synctest.Wait()
+		for range 1000 {
+			p.writeControl(wire.AppendRemoveAddress(nil, 1))
+		}
+		synctest.Wait()
+		s := p.sess
+		if n := len(s.later.waiting.waiting); n != 1 { // the first one's hook is being called
+			t.Errorf("%d events wait after an address that came and went, want 1", n)
+		}
+		for range 2 * maxLater {
+			s.tellSoon(Event{Kind: EventNetwork})
+		}
+		if n := len(s.later.waiting.waiting); n != maxLater {
+			t.Errorf("%d events wait for slow hooks, want %d", n, maxLater)
+		}
+		close(proceed)
+		synctest.Wait()
+		if n := d.count(EventNetwork.String()); n != maxLater {
+			t.Errorf("%d of the network's events were told, want the last %d", n, maxLater)
+		}
+		if !d.has(EventMissed.String()) {
+			t.Error("nobody told that events were missed")
+		}
+		s.tellSoon(Event{Kind: EventCCEnded})
+		synctest.Wait()
+		if !d.has(EventCCEnded.String()) {
+			t.Error("nothing is told any more")
 		}
 	})
 }

@@ -70,6 +70,7 @@ type Session struct {
 	running   int // paths whose goroutines haven't ended, and what hosts a congestion control
 
 	watchers observers
+	later    later
 
 	spread  atomic.Bool  // joins are possible: the peer may know of more paths than we
 	waiters atomic.Int32 // goroutines that wait for something from the peer

@@ -162,7 +162,11 @@ func (s *Session) receiveAddress(f *wire.Frame) error {
 	case f.Kind == wire.RemoveAddress && id > a.last:
 		return violation(wire.CodeProtocol, "REMOVE_ADDRESS %d, which was never given", id)
 	case f.Kind == wire.RemoveAddress:
+		known := len(a.known)
 		a.known = slices.DeleteFunc(a.known, func(k wire.Address) bool { return k.ID == id })
+		if len(a.known) == known { // it was withdrawn before
+			return nil
+		}
 	case id <= a.last:
 		return violation(wire.CodeProtocol, "ADD_ADDRESS %d after %d", id, a.last)
 	case len(a.known) == wire.MaxAddresses:
