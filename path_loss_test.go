@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -501,11 +500,7 @@ func TestSuspectWhileSending(t *testing.T) {
 				_, err := c.Write(make([]byte, batch))
 				return err
 			})
-			for sealing := false; !sealing; runtime.Gosched() {
-				c.sendMu.Lock()
-				sealing = c.sealing
-				c.sendMu.Unlock()
-			}
+			waitSealing(c)
 			w.client.SetScheduler(onFirst)
 			w.client.suspect(second)
 			second.outMu.Unlock()

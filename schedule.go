@@ -13,8 +13,9 @@ import (
 
 // A picture is the paths that may take a batch, as a scheduler sees them.
 type picture struct {
-	paths []*Path
-	views []sched.Path
+	paths  []*Path
+	views  []sched.Path
+	copied []*Path // those that the scheduler has picked for copies
 }
 
 var pictures = sync.Pool{New: func() any { return new(picture) }}
@@ -42,7 +43,8 @@ func (pic *picture) take(s *Session) {
 // clear forgets the paths, so that the pool holds none.
 func (pic *picture) clear() {
 	clear(pic.paths)
-	pic.paths, pic.views = pic.paths[:0], pic.views[:0]
+	clear(pic.copied)
+	pic.paths, pic.views, pic.copied = pic.paths[:0], pic.views[:0], pic.copied[:0]
 }
 
 // view is what a scheduler gets to know of the path.
@@ -59,15 +61,15 @@ func (p *Path) view() sched.Path {
 }
 
 // pick asks the scheduler and returns the path for the batch, nil if it had
-// better wait, and appends those that get copies. It holds no lock.
-func (pic *picture) pick(x sched.Scheduler, b sched.Batch, copied []*Path) (*Path, []*Path) {
+// better wait, and notes those that get copies. It holds no lock.
+func (pic *picture) pick(x sched.Scheduler, b sched.Batch) *Path {
 	switch {
 	case len(pic.paths) == 0:
-		return nil, copied
+		return nil
 	case len(pic.paths) == 1 && pic.views[0].Full:
-		return nil, copied
+		return nil
 	case len(pic.paths) == 1:
-		return pic.paths[0], copied
+		return pic.paths[0]
 	}
 	set := x.Pick(b, pic.views)
 	best, anyQueued := -1, false
@@ -81,7 +83,7 @@ func (pic *picture) pick(x sched.Scheduler, b sched.Batch, copied []*Path) (*Pat
 		}
 	}
 	if best < 0 && anyQueued {
-		return nil, copied
+		return nil
 	}
 	if best < 0 { // nothing would end the waiting
 		best, set = 0, 0
@@ -93,10 +95,10 @@ func (pic *picture) pick(x sched.Scheduler, b sched.Batch, copied []*Path) (*Pat
 	}
 	for i, p := range pic.paths {
 		if i != best && set.Has(i) {
-			copied = append(copied, p)
+			pic.copied = append(pic.copied, p)
 		}
 	}
-	return pic.paths[best], copied
+	return pic.paths[best]
 }
 
 func (pic *picture) arrival(i int, b sched.Batch) time.Duration { return pic.views[i].Arrival(b.Bytes) }
@@ -110,25 +112,23 @@ func (s *Stream) choose(n int, credit uint64) (via *Path, ok bool) {
 	if x == nil {
 		return nil, false
 	}
-	via, copied := s.ask(x, sched.Batch{Stream: s.id, Bytes: n, Credit: credit})
-	if s.sealing || s.blocked() || s.pinned() != nil || s.writeError() != nil || via != nil && !via.usable() {
-		return nil, false
+	pic := pictures.Get().(*picture)
+	via = s.ask(x, sched.Batch{Stream: s.id, Bytes: n, Credit: credit}, pic)
+	if ok = !s.sealing && !s.blocked() && s.pinned() == nil && s.writeError() == nil && (via == nil || via.usable()); ok {
+		clear(s.copied) // they may be closed
+		s.copied = append(s.copied[:0], pic.copied...)
 	}
-	s.copied = copied
-	return via, true
+	pic.clear()
+	pictures.Put(pic)
+	return via, ok
 }
 
 // ask frees sendMu for as long as the scheduler thinks, also if it panics.
-func (s *Stream) ask(x sched.Scheduler, b sched.Batch) (*Path, []*Path) {
-	copied := s.copied[:0]
+func (s *Stream) ask(x sched.Scheduler, b sched.Batch, pic *picture) *Path {
 	s.sendMu.Unlock()
 	defer s.sendMu.Lock()
-	pic := pictures.Get().(*picture)
 	pic.take(s.sess)
-	via, copied := pic.pick(x, b, copied)
-	pic.clear()
-	pictures.Put(pic)
-	return via, copied
+	return pic.pick(x, b)
 }
 
 // usual is the path for what isn't a batch of bytes: the end of a stream, or its

@@ -3,6 +3,8 @@ package tcpls
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -230,4 +232,59 @@ func TestPanickingScheduler(t *testing.T) {
 		}
 		wantEOF(t, "after the panic", peer)
 	})
+}
+
+// The end of a stream that is sealed while the scheduler thinks goes where the
+// last batch has gone, not where the scheduler wants the next one.
+func TestCloseWhileSchedulerThinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		w.addPath(t)
+		w.addPath(t)
+		time.Sleep(time.Second)
+		c, s := openStream(t, w.client, w.server)
+		w.client.SetScheduler(sched.Func(func(_ sched.Batch, paths []sched.Path) sched.Set { return sched.All(len(paths)) }))
+		mustWrite(t, c, []byte("everywhere"))
+		copied := slices.Clone(c.copied)
+		if len(copied) != 2 {
+			t.Fatalf("%d paths got copies, want 2", len(copied))
+		}
+		var closed <-chan error
+		w.client.SetScheduler(sched.Func(func(_ sched.Batch, paths []sched.Path) (set sched.Set) {
+			for i, p := range paths {
+				if p.ID != copied[0].ID() {
+					set |= sched.One(i)
+				}
+			}
+			for _, p := range w.client.Paths() {
+				p.outMu.Lock()
+			}
+			closed = begun(c.CloseWrite)
+			waitSealing(c)
+			return set
+		}))
+		_, err := c.Write([]byte("nowhere"))
+		wantErrorIs(t, "Write after CloseWrite", err, ErrStreamClosed)
+		if !slices.Equal(c.copied, copied) {
+			t.Errorf("the end gets copies on %v, want %v", c.copied, copied)
+		}
+		for _, p := range w.client.Paths() {
+			p.outMu.Unlock()
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		wantRead(t, "before the end", s, []byte("everywhere"))
+		wantEOF(t, "after CloseWrite", s)
+	})
+}
+
+// waitSealing returns once somebody seals a record of the stream, who must be
+// kept from being done.
+func waitSealing(s *Stream) {
+	for sealing := false; !sealing; runtime.Gosched() {
+		s.sendMu.Lock()
+		sealing = s.sealing
+		s.sendMu.Unlock()
+	}
 }

@@ -52,7 +52,7 @@ type streamSend struct {
 	introDue      bool
 	pin           atomic.Pointer[Path] // the stream's own
 	allotted      atomic.Pointer[Path] // the same, if ModePinned chose it
-	copied        []*Path              // which got copies of the last batch; the sealer's own
+	copied        []*Path              // that get copies of the last batch; the sealer's own
 	placed        map[*Path]uint64     // the number behind the last record that a path has of it, where several have it; likewise
 	moved         uint64               // records below it were sealed for an earlier path
 	hastened      uint64               // records below it were sent again in haste, where they had to be
