@@ -32,6 +32,9 @@ const (
 	// someSegment is a segment where the system doesn't tell, small enough for
 	// the tunnels of most paths.
 	someSegment = 1400
+	// leastContent is how many stream bytes each record of a turn at the gate
+	// takes but the last, however short the segments are (maxAhead).
+	leastContent = 256
 	// minIdle is the shortest time after which TCP may count as idle: Linux's
 	// least retransmission timeout (RFC 5681, 4.1).
 	minIdle = 200 * time.Millisecond
@@ -45,7 +48,7 @@ func (z *sizing) next(unsent int) int {
 		return z.maxContent
 	}
 	n := max(most/z.segment, 1)*z.segment - unsent%z.segment - record.Overhead
-	if n < z.segment/2 {
+	for n < max(z.segment/2, leastContent) {
 		n += z.segment
 	}
 	return min(n, z.maxContent)

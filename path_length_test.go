@@ -32,7 +32,9 @@ func TestRecordLength(t *testing.T) {
 		{"loopback", 10 * 65483, 0, 0, 65483, full, full},
 		{"nothing is known", 0, 0, 0, 0, full, full},
 		{"the peer wants short ones", 100 * segment, 0, 0, segment, 4096, 4096},
-		{"tiny segments", 10 * 216, 0, 0, 216, full, 216 - record.Overhead},
+		{"small segments", 10 * 300, 0, 0, 300, full, 300 - record.Overhead},
+		{"tiny segments", 10 * 48, 0, 0, 48, full, 6*48 - record.Overhead},
+		{"behind most of a tiny segment", 10 * 48, 0, 47, 48, full, 7*48 - 47 - record.Overhead},
 	} {
 		z := sizing{maxContent: test.most}
 		z.begin(test.segment, test.window)

@@ -20,6 +20,11 @@ type heldRecord struct {
 // bytes are bounded by the stream's credit (protocol 9.6).
 const maxHeld = 4096
 
+// maxAhead is how many unacknowledged records keep a stream that sends on several
+// paths from another turn at the gate: so the records of a whole turn, and a
+// KEY_UPDATE and the end of the stream behind them, never are more than maxHeld.
+const maxAhead = maxHeld - maxBatch/leastContent - 2
+
 // ahead holds a record of a.stream that came before its turn.
 func (p *Path) ahead(a *attachment, seq uint64, content, frames []byte) error {
 	s := a.stream

@@ -70,7 +70,7 @@ func (s *Stream) blocked() bool {
 	case s.sess.scheduler() == nil && (s.moved == 0 || s.kept.ackedFrom(s.moved)):
 		return false
 	}
-	return s.kept.len() >= maxHeld && len(s.sess.livePaths()) > 1
+	return s.kept.len() >= maxAhead && len(s.sess.livePaths()) > 1
 }
 
 // replayOver makes p send the stream's lost records before anything new, which

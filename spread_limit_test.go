@@ -1,6 +1,7 @@
 package tcpls
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-tcpls/tcpls/internal/memnet"
+	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/sched"
 )
 
@@ -77,8 +79,8 @@ func TestStuckWriteGoesOn(t *testing.T) {
 					return nil
 				})
 				time.Sleep(100 * time.Millisecond)
-				if n := written.Load(); n == 0 || n > maxHeld {
-					t.Fatalf("%d records are unacknowledged, at most %d may be", n, maxHeld)
+				if n := written.Load(); n == 0 || n > maxAhead {
+					t.Fatalf("%d records are unacknowledged, at most %d may be", n, maxAhead)
 				}
 				change(w)
 				time.Sleep(100 * time.Millisecond)
@@ -90,5 +92,56 @@ func TestStuckWriteGoesOn(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A turn of many short records, a key update and the end of the stream come
+// behind as many records as let it begin, and all wait for one on a slow path:
+// that isn't more than the receiver holds.
+func TestTurnStaysWithinMaxHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.Link{Delay: time.Second}, nil)
+		w.inner.SetLink(steadyLink)
+		fast := w.addPath(t)
+		time.Sleep(10 * time.Second)
+		c, s := openStream(t, w.client, w.server)
+		time.Sleep(10 * time.Second) // its first record is acknowledged
+		mustWrite(t, c, []byte("slow"))
+		if err := fast.Use(); err != nil {
+			t.Fatal(err)
+		}
+		n := len("slow")
+		for ; c.kept.len() < maxAhead-1; n++ {
+			mustWrite(t, c, []byte{1})
+		}
+		fast.outMu.Lock()
+		fast.sizing.begin(48, 10*48)
+		fast.sizing.last = time.Since(w.client.began)
+		fast.outMu.Unlock()
+		mustWrite(t, c, make([]byte, maxBatch))
+		updated := begun(func() error { return w.client.UpdateKeys(t.Context()) })
+		if err := errors.Join(c.CloseWrite(), <-updated); err != nil {
+			t.Fatal(err)
+		}
+		if kept := c.kept.len(); kept < maxAhead+2 || kept > maxHeld {
+			t.Errorf("%d records are unacknowledged, want more than %d and at most %d", kept, maxAhead+1, maxHeld)
+		}
+		if got, err := io.ReadAll(s); err != nil || len(got) != n+maxBatch {
+			t.Errorf("%d of %d bytes arrived, or %v", len(got), n+maxBatch, err)
+		}
+	})
+}
+
+// A turn at the gate has no more records than maxAhead leaves room for, however
+// short the segments are.
+func TestShortestRecords(t *testing.T) {
+	for segment := 1; segment < 1500; segment++ {
+		z := sizing{maxContent: record.MaxPlaintext}
+		z.begin(segment, 10*segment)
+		for _, unsent := range []int{0, 1, segment / 2, segment - 1, 10*segment + 7} {
+			if n := z.next(unsent); n < leastContent || n > leastContent+2*segment {
+				t.Fatalf("segments of %d bytes, %d unsent: a record takes %d", segment, unsent, n)
+			}
+		}
 	}
 }
