@@ -382,3 +382,43 @@ func TestPathStatusFlood(t *testing.T) {
 		}
 	})
 }
+
+// Whatever a peer says of lost paths, what isn't acknowledged of a stream that has
+// ended goes out again once a second at most, and not at all for paths that never
+// were.
+func TestPathLeftOfManyPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTestPeer(t, true, func(c *Config) { c.MaxPaths, c.PathTimeout, c.KeepAlive = 3, time.Hour, -1 })
+		q := p.join()
+		p.attach(1)
+		p.writeStream(1, []byte("x"))
+		st := p.accept()
+		mustWrite(t, st, []byte("never acknowledged"))
+		if err := st.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		resent := func() (n uint64) {
+			synctest.Wait()
+			for _, path := range p.sess.Paths() {
+				n += path.Stats().RecordsResent
+			}
+			return n
+		}
+		given := p.sess.tickets.given
+		for id := given + 1; id < given+1000; id++ {
+			p.writeFrames(wire.AppendPathLeft(nil, id, true))
+		}
+		if n := resent(); n != 0 {
+			t.Errorf("%d records were sent again for paths that never were", n)
+		}
+		for round := range uint64(5) {
+			for i := range 200 {
+				p.writeFrames(wire.AppendPathLeft(nil, []uint32{q.joined, given}[i%2], true))
+			}
+			if n := resent(); n != 2*(round+1) {
+				t.Errorf("after %d s, %d records were sent again, want %d", round, n, 2*(round+1))
+			}
+			time.Sleep(endsPause)
+		}
+	})
+}

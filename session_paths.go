@@ -399,7 +399,14 @@ type departure struct {
 	lost     bool  // it can't use from
 	ends     bool  // it has lost some path
 	running  bool  // somebody acts on it
+
+	endsFrom time.Duration // when ends may be set again, since the session began
+	endsDue  bool          // a timer does that
 }
+
+// endsPause is how often the peer's word of lost paths makes us send again what
+// isn't acknowledged of streams that have ended.
+const endsPause = time.Second
 
 // crossingTime is longer than what the peer said of a path can be on its way.
 const crossingTime = time.Second
@@ -410,7 +417,9 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := &s.departure
-	d.ends = d.ends || lost
+	if lost && s.mayExist(id) {
+		s.endsLost(time.Duration(s.lastReceived.Load()))
+	}
 	for _, p := range s.livePaths() {
 		if lost && p.ID() == id && p.state == PathDraining {
 			p.lost.Store(true) // what it still carried may not have arrived
@@ -423,9 +432,46 @@ func (s *Session) peerLeft(on *Path, id uint32, lost bool) {
 	if main := s.path(); main != on && !crossing && (main.ID() == id || !lost && !s.client && s.lives(id)) {
 		d.from, d.to, d.lost = main, on, lost
 	}
-	if (d.ends || d.to != nil) && !d.running {
+	s.act()
+}
+
+// act sees to it that somebody acts on a departure. The caller holds mu.
+func (s *Session) act() {
+	if d := &s.departure; (d.ends || d.to != nil) && !d.running {
 		d.running = true
 		go s.follow() // not under inMu
+	}
+}
+
+// mayExist reports whether there may be, or have been, a path of that number, at
+// the peer at least. The caller holds mu.
+func (s *Session) mayExist(id uint32) bool {
+	if s.client {
+		return id == 0 || s.tickets.seen.has(id)
+	}
+	return id <= s.tickets.given
+}
+
+// endsLost notes that words of the peer's may have gone with a path. What follows
+// from that may be much, and one path may be lost and found many times: it is put
+// off where it happened not long ago. The caller holds mu.
+func (s *Session) endsLost(now time.Duration) {
+	d := &s.departure
+	switch {
+	case d.endsDue:
+	case now >= d.endsFrom:
+		d.ends, d.endsFrom = true, now+endsPause
+	default:
+		d.endsDue = true
+		time.AfterFunc(d.endsFrom-now, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			d.endsDue = false
+			if !s.ended() {
+				s.endsLost(d.endsFrom)
+				s.act()
+			}
+		})
 	}
 }
 
@@ -434,7 +480,7 @@ func (s *Session) follow() {
 	for {
 		s.mu.Lock()
 		d := s.departure
-		s.departure = departure{running: d.ends || d.to != nil}
+		s.departure = departure{running: d.ends || d.to != nil, endsFrom: d.endsFrom, endsDue: d.endsDue}
 		if !s.departure.running {
 			s.mu.Unlock()
 			return
