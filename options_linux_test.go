@@ -286,3 +286,52 @@ func TestTCPOptionOverFailedPath(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Whoever opens a connection may want less to wait in its socket than a path does.
+func TestOwnNotSentLowWater(t *testing.T) {
+	for own, want := range map[int]int{0: lowWater, 4 * lowWater: lowWater, lowWater / 8: lowWater / 8} {
+		near, far := tcpConns(t)
+		raw, err := near.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if own > 0 {
+			if err := osnet.SetNotSentLowWater(raw, own); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clientConfig, serverConfig := newTestConfigs()
+		server := start(func() *Session {
+			s, _ := Server(t.Context(), far, serverConfig) // the client tells if it fails
+			return s
+		})
+		client, err := Client(t.Context(), near, clientConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := osnet.NotSentLowWater(raw); n != want || err != nil {
+			t.Errorf("%d bytes may wait in a socket for which %d were set, %v; want %d", n, own, err, want)
+		}
+		_ = client.CloseWithError(0, "the test is over")
+		<-server().Context().Done()
+	}
+}
+
+// tcpConns returns both ends of a connection over loopback.
+func tcpConns(t *testing.T) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}

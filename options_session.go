@@ -251,14 +251,14 @@ func (s *Session) setOption(r *wire.OptionRequest) {
 // setEverywhere sets an option on all paths, and on those that will join. The
 // value in force is the main path's.
 func (s *Session) setEverywhere(o TCPOption) (inForce TCPOption, err error) {
-	s.stand(o, true)
+	before := s.stand(o)
 	inForce = o
 	for _, p := range s.livePaths() {
 		set, err := p.setOption(o)
 		switch {
 		case errors.Is(err, errPathOption):
 		case err != nil:
-			s.stand(o, false)
+			s.standAgain(before)
 			return o, err
 		case p == s.path():
 			inForce = set
@@ -267,15 +267,23 @@ func (s *Session) setEverywhere(o TCPOption) (inForce TCPOption, err error) {
 	return inForce, nil
 }
 
-// stand notes whether an option holds for paths that join.
-func (s *Session) stand(o TCPOption, holds bool) {
+// stand makes an option hold for paths that join, and returns those that did
+// before.
+func (s *Session) stand(o TCPOption) (before []TCPOption) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := &s.options
-	a.standing = slices.DeleteFunc(a.standing, func(old TCPOption) bool { return old.Kind == o.Kind })
-	if holds {
-		a.standing = append(a.standing, o)
-	}
+	before, a.standing = a.standing, slices.Clone(a.standing)
+	a.standing = append(slices.DeleteFunc(a.standing, func(old TCPOption) bool { return old.Kind == o.Kind }), o)
+	return before
+}
+
+// standAgain goes back to the options that held before. Only one goroutine sets
+// any.
+func (s *Session) standAgain(before []TCPOption) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.options.standing = before
 }
 
 // errPathOption matches the error of a path that has ended.

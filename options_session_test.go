@@ -363,3 +363,17 @@ func TestTCPOptionsWithEarlyData(t *testing.T) {
 		})
 	}
 }
+
+// A request for all paths that one of them refuses leaves the one before it in
+// force for those that join.
+func TestRefusedEverywhere(t *testing.T) {
+	client := newMemPair(t, memnet.Link{}, nil).client
+	before := TCPUserTimeout(5 * time.Second)
+	client.stand(before)
+	if _, err := client.setEverywhere(TCPUserTimeout(7 * time.Second)); err == nil {
+		t.Fatal("a path that isn't a socket has set an option")
+	}
+	if got := client.options.standing; len(got) != 1 || got[0] != before {
+		t.Errorf("%v holds for paths that join, want %v", got, before)
+	}
+}

@@ -171,7 +171,9 @@ func newPath(s *Session, id uint16, conn net.Conn, sendLimit int) *Path {
 		}
 	}
 	if p.raw != nil {
-		_ = osnet.SetNotSentLowWater(p.raw, lowWater) // without it, what is urgent comes later
+		if n, err := osnet.NotSentLowWater(p.raw); err != nil || n <= 0 || n > lowWater { // or who opened it wants less
+			_ = osnet.SetNotSentLowWater(p.raw, lowWater) // without it, what is urgent comes later
+		}
 	}
 	p.out.Init(s.keys.send.Load(), wire.PathContext(id))
 	p.current = wire.PathContext(id) // nothing is announced

@@ -22,7 +22,7 @@ type sendGate struct {
 	ticket  uint64
 	waiting turns
 	path    *Path         // the session's main one
-	pins    atomic.Int32  // streams that have, or had, a path of their own
+	pins    atomic.Int32  // streams that have a path of their own
 	changes atomic.Uint64 // counts what may have made room on a path
 }
 
@@ -86,6 +86,10 @@ func (g *sendGate) mostHeld() int64 { return 2*int64(g.limit) + 4*record.LargeCh
 
 // crowded reports whether the chunks are too many for another one.
 func (g *sendGate) crowded() bool { return g.held.Load() >= g.mostHeld() }
+
+// halfCrowded reports whether they are too many for copies, which must leave room
+// for what the fastest path carries.
+func (g *sendGate) halfCrowded() bool { return g.held.Load() >= g.mostHeld()/2 }
 
 // room is how many stream bytes of t's stream may be sealed now, of n wanted.
 func (g *sendGate) room(t *turn, n int) int {

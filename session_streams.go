@@ -239,6 +239,7 @@ func (s *Session) allowStreams(limit uint64) {
 func (s *Session) finished(st *Stream, sending, receiving bool) {
 	if sending {
 		st.vacate()
+		st.countPin(false)
 	}
 	s.mu.Lock()
 	st.sendDone = st.sendDone || sending

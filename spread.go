@@ -285,7 +285,7 @@ func (s *Stream) place(p *Path, seq uint64) {
 func (p *Path) copies(s *Stream, first uint64) error {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
-	if p.ended || p.endDue || p.held || p.unsent.Load() >= maxUnsent {
+	if p.ended || p.endDue || p.held || p.unsent.Load() >= maxUnsent || p.sess.gate.halfCrowded() {
 		return nil
 	}
 	records, at := s.kept.from(first, maxHeld)

@@ -224,3 +224,33 @@ func testRedundantSmallWrites(t *testing.T, scheduler sched.Scheduler, streams i
 		t.Errorf("%d records for %d writes on the slow path", sent, n)
 	}
 }
+
+// Copies that wait for slow paths leave memory for what the fast one carries.
+func TestRedundantBesideSlowPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, func(client, server *Config) {
+			client.Mode, client.SendBuffer = ModeRedundant, 64<<10
+			client.MaxPaths, server.MaxPaths = 4, 4
+		})
+		w.inner.SetLink(memnet.Link{Rate: 1 << 10, Delay: 20 * time.Millisecond, Queue: 32 << 10})
+		for range 3 {
+			w.addPath(t)
+		}
+		time.Sleep(time.Second)
+		want := testBytes(1, 8<<20)
+		_, peer, sent := startTransfer(t, w.client, w.server, want)
+		began := time.Now()
+		wantRead(t, "beside slow paths", peer, want)
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("8 MiB took %v on a path that carries them in one", took)
+		} else {
+			t.Log(took)
+		}
+		for _, p := range w.client.Paths() {
+			p.abandon() // what waits for them would take minutes
+		}
+	})
+}

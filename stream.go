@@ -51,6 +51,7 @@ type streamSend struct {
 	replayOn      *Path       // sends records again: no new ones meanwhile
 	introDue      bool
 	pin           atomic.Pointer[Path] // the stream's own
+	pinCounted    atomic.Bool          // by the gate
 	allotted      atomic.Pointer[Path] // the same, if ModePinned chose it
 	copied        []*Path              // that get copies of the last batch; the sealer's own
 	placed        map[*Path]uint64     // the number behind the last record that a path has of it, where several have it; likewise

@@ -47,13 +47,25 @@ func (s *Stream) Path() *Path { return s.pin.Load() }
 // pinTo makes p the stream's own path. The caller holds sendMu, and nobody
 // seals.
 func (s *Stream) pinTo(p *Path) {
-	if p != nil && s.pin.Load() == nil {
-		s.sess.gate.pins.Add(1)
-	}
-	if s.pin.Swap(p) != p {
+	from := s.pin.Swap(p)
+	s.countPin(p != nil)
+	if from != p {
 		s.sess.tellSoon(Event{Kind: EventStreamAttached, Stream: s, Path: p})
 	}
 	s.moved = s.sendCtx.Seq()
+}
+
+// countPin counts the stream among those with a path of their own, for which the
+// gate does more, or no longer.
+func (s *Stream) countPin(has bool) {
+	if s.pinCounted.Swap(has) == has {
+		return
+	}
+	if has {
+		s.sess.gate.pins.Add(1)
+	} else {
+		s.sess.gate.pins.Add(-1)
+	}
 }
 
 // pinned is the stream's own path, nil if it has none that can be used.

@@ -151,3 +151,36 @@ func TestPinnedAndSetPath(t *testing.T) {
 		}
 	})
 }
+
+// Streams that are on a path of their own no more, or have ended, cost the gate
+// nothing.
+func TestPinsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, wideLink, nil)
+		p := w.addPath(t)
+		pins := func(why string, want int32) {
+			t.Helper()
+			if n := w.client.gate.pins.Load(); n != want {
+				t.Errorf("%s: %d streams have a path of their own, want %d", why, n, want)
+			}
+		}
+		first, _ := openStream(t, w.client, w.server)
+		second, _ := openStream(t, w.client, w.server)
+		for _, st := range []*Stream{first, second, first} {
+			if err := st.SetPath(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pins("after SetPath", 2)
+		if err := first.SetPath(nil); err != nil {
+			t.Fatal(err)
+		}
+		pins("after SetPath(nil)", 1)
+		mustWrite(t, second, []byte("x"))
+		if err := errors.Join(second.CloseWrite(), second.Flush(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		pins("after the end", 0)
+	})
+}
