@@ -424,6 +424,7 @@ func TestListenerStreamsClose(t *testing.T) {
 			_, err := st.Read(make([]byte, 1))
 			wantStreamError(t, "a stream that nobody accepted", err, StreamCodeRefused, true)
 		}
+		synctest.Wait() // GOAWAY may come behind the refusals
 		_, err = c.OpenStream(t.Context())
 		wantErrorIs(t, "OpenStream after the listener's end", err, ErrGoingAway)
 		wantRead(t, "a stream that was accepted", served, []byte("request"))
