@@ -70,6 +70,9 @@ func (x scheduled) measure(t *testing.T) (took time.Duration, shares []float64) 
 
 // What each scheduler makes of two links, against the first one alone.
 func TestSchedulers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves hundreds of MiB")
+	}
 	const n = 20 << 20
 	equal := []memnet.Link{mbit(50, 10*time.Millisecond), mbit(50, 10*time.Millisecond)}
 	far := []memnet.Link{mbit(50, 10*time.Millisecond), mbit(50, 40*time.Millisecond)}

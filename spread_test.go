@@ -55,6 +55,9 @@ func transfer(t *testing.T, mode Mode, n int, links ...memnet.Link) (took time.D
 // Two equal links carry nearly twice as much as one; unequal ones never less than the
 // best alone.
 func TestAggregate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves hundreds of MiB")
+	}
 	const n = 40 << 20
 	for _, test := range []struct {
 		name   string
