@@ -12,6 +12,23 @@ import (
 	"github.com/go-tcpls/tcpls/lab"
 )
 
+// dialerOf dials, on the network's client, a server that answers each request
+// with size bytes until the benchmark ends.
+func dialerOf(b *testing.B, n *lab.Network, client, server *tcpls.Config, size int) *tcpls.Dialer {
+	b.Helper()
+	inner, err := n.Host("server").Listen(b.Context(), "tcp", "10.0.0.2:443")
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := tcpls.NewListener(inner, server)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	go answerAll(l, make([]byte, size))
+	return &tcpls.Dialer{Config: client, DialContext: n.Host("client").Dial}
+}
+
 // BenchmarkFirstBytes is how long a client waits for the first bytes of an answer
 // of 64 KiB over an emulated link with the kernel's own TCP: in milliseconds, the
 // median of new connections. A round trip is the least.
@@ -27,17 +44,7 @@ func BenchmarkFirstBytes(b *testing.B) {
 				client, server := exampleConfigs()
 				client.TLS.ServerName, server.TLS.DynamicRecordSizingDisabled = "localhost", full
 				client.Congestion, server.Congestion = "cubic", "cubic"
-				inner, err := n.Host("server").Listen(b.Context(), "tcp", "10.0.0.2:443")
-				if err != nil {
-					b.Fatal(err)
-				}
-				l, err := tcpls.NewListener(inner, server)
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer l.Close()
-				go answerAll(l, make([]byte, 64<<10))
-				d := &tcpls.Dialer{Config: client, DialContext: n.Host("client").Dial}
+				d := dialerOf(b, n, client, server, 64<<10)
 				var first, last []float64
 				for b.Loop() {
 					f, l := answerTimes(b, d)
@@ -67,17 +74,7 @@ func BenchmarkCredit(b *testing.B) {
 			client.TLS.ServerName = "localhost"
 			client.StreamRecvWindow, client.StreamRecvMax = credit.window, credit.max
 			client.Congestion, server.Congestion = "cubic", "cubic"
-			inner, err := n.Host("server").Listen(b.Context(), "tcp", "10.0.0.2:443")
-			if err != nil {
-				b.Fatal(err)
-			}
-			l, err := tcpls.NewListener(inner, server)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer l.Close()
-			go answerAll(l, make([]byte, size))
-			d := &tcpls.Dialer{Config: client, DialContext: n.Host("client").Dial}
+			d := dialerOf(b, n, client, server, size)
 			var times []float64
 			for b.Loop() {
 				_, last := answerTimes(b, d)
