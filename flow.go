@@ -27,20 +27,29 @@ func (w *window) receive(n int) bool {
 }
 
 // consume counts n bytes taken and reports whether new credit is due, which is
-// once half a window can be given; the owner calls raise then.
-func (w *window) consume(n int) (due bool) {
+// once half a window can be given, or a quarter where the peer is being told
+// something anyway; the owner calls raise then.
+func (w *window) consume(n int, telling bool) (due bool) {
 	w.consumed += uint64(n)
-	return w.limit-w.consumed <= w.size/2
+	least := w.size / 2
+	if telling {
+		least = w.size / 4
+	}
+	return w.owed() >= least
 }
+
+// owed is how much credit can be given.
+func (w *window) owed() uint64 { return w.consumed + w.size - w.limit }
 
 // raise gives new credit.
 //
 // The window doubles, up to max, where it and not the reader holds the sender
-// back: when half of it was used up in less than two round trips and the
-// reader has kept up.
+// back: when half of it would be used up in less than two round trips, at the
+// rate since the last time, and the reader has kept up.
 func (w *window) raise(rtt time.Duration, now time.Time) {
 	keptUp := w.received-w.consumed <= w.size/4
-	if keptUp && !w.since.IsZero() && now.Sub(w.since) < 2*max(rtt, minTunedRTT) {
+	half := now.Sub(w.since).Seconds() * float64(w.size/2) / float64(w.owed())
+	if keptUp && !w.since.IsZero() && half < 2*max(rtt, minTunedRTT).Seconds() {
 		w.size = min(2*w.size, w.max)
 	}
 	w.limit = w.consumed + w.size

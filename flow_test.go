@@ -11,6 +11,7 @@ func TestWindow(t *testing.T) {
 		receive, consume int
 		after            time.Duration // since the step before
 		refused, due     bool
+		telling          bool
 		limit, size      uint64
 	}
 	for _, test := range []struct {
@@ -20,6 +21,18 @@ func TestWindow(t *testing.T) {
 		{"nothing is due before half a window", []step{
 			{receive: 499, consume: 499, limit: 1000, size: 1000},
 			{receive: 1, consume: 1, due: true, limit: 1500, size: 1000},
+		}},
+		{"a quarter goes along with what is told anyway", []step{
+			{receive: 249, consume: 249, telling: true, limit: 1000, size: 1000},
+			{receive: 1, consume: 1, telling: true, due: true, limit: 1250, size: 1000},
+		}},
+		{"a quarter in one round trip is as fast as a half in two", []step{
+			{receive: 250, consume: 250, telling: true, due: true, limit: 1250, size: 1000},
+			{receive: 250, consume: 250, telling: true, after: rtt * 9 / 10, due: true, limit: 2500, size: 2000},
+		}},
+		{"a quarter in more than that isn't", []step{
+			{receive: 250, consume: 250, telling: true, due: true, limit: 1250, size: 1000},
+			{receive: 250, consume: 250, telling: true, after: rtt * 11 / 10, due: true, limit: 1500, size: 1000},
 		}},
 		{"unread bytes give no credit", []step{
 			{receive: 1000, consume: 499, limit: 1000, size: 1000},
@@ -50,7 +63,7 @@ func TestWindow(t *testing.T) {
 				}
 				due := false
 				if s.consume > 0 {
-					if due = w.consume(s.consume); due {
+					if due = w.consume(s.consume, s.telling); due {
 						w.raise(rtt, now)
 					}
 				}

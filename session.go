@@ -229,13 +229,13 @@ func (s *Session) arrived(n int) bool {
 }
 
 // consumed counts stream bytes that were read or dropped, and reports whether
-// the peer is to get new credit.
-func (s *Session) consumed(n int) (due bool) {
+// the peer is to get new credit; telling says that it gets some of a stream.
+func (s *Session) consumed(n int, telling bool) (due bool) {
 	if n == 0 {
 		return false
 	}
 	s.winMu.Lock()
-	if due = s.win.consume(n); due {
+	if due = s.win.consume(n, telling); due {
 		s.win.raise(s.pathRTT(), now())
 	}
 	limit := s.win.limit

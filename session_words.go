@@ -44,15 +44,27 @@ type streamWord struct {
 	said   bool   // the peer knows the stream
 	seq    uint64 // records received
 	credit uint64 // offset up to which the peer may send
+
+	bytes, records int // that have arrived since the word was last said
 }
 
-// acknowledge says that all records of s below seq have arrived; now or, since
-// more may follow, within ackDelay.
-func (w *words) acknowledge(s *Stream, seq uint64, now bool) {
+// When an acknowledgement is due (protocol 6.2). Where the reader keeps up, new
+// credit is due before, and takes it along.
+const (
+	ackBytes   = 768 << 10
+	ackRecords = 64
+	ackDelay   = 10 * time.Millisecond
+)
+
+// acknowledge says that all records of s below seq have arrived, of which the
+// last ones held bytes; at once or, since more may follow, within ackDelay.
+func (w *words) acknowledge(s *Stream, seq uint64, records, bytes int, soon bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.word.seq = seq
-	w.enqueue(s, now)
+	s.word.bytes += bytes
+	s.word.records += records
+	w.enqueue(s, soon || s.word.bytes >= ackBytes || s.word.records >= ackRecords)
 }
 
 // giveCredit says that the peer may send on s up to an offset.
@@ -181,7 +193,7 @@ func (w *words) append(b []byte, limit int) (_ []byte, more bool) {
 			break
 		}
 		b = wire.AppendAck(b, s.id, s.word.seq, s.word.credit)
-		s.word.queued = false
+		s.word.queued, s.word.bytes, s.word.records = false, 0, 0
 		said++
 	}
 	if more = said < len(w.acks) || len(w.left) > 0; more {

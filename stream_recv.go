@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"time"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
@@ -12,13 +11,6 @@ import (
 // Receiving. The path's reader opens records into the tail block; Read copies
 // out of the head block, without the lock, since the two never touch the same
 // bytes.
-
-// When an acknowledgement is due (protocol 6.2).
-const (
-	ackBytes   = 512 << 10
-	ackRecords = 64
-	ackDelay   = 10 * time.Millisecond
-)
 
 // A destination says where a record was opened to.
 type destination uint8
@@ -107,7 +99,7 @@ func (s *Stream) arrived(p *Path, into destination, n int) {
 	case into == intoRead:
 		p.in.direct.n += n
 	case into == intoScratch || s.readClosed: // nobody reads it any more
-		s.sess.consumed(n)
+		s.sess.consumed(n, false)
 	default:
 		s.tail.w += n
 	}
@@ -148,15 +140,12 @@ func (s *Stream) settleReceived(p *Path) {
 	done := s.fin && s.head == nil || s.readClosed && s.recvEnded
 	s.recvMu.Unlock()
 
-	now := ended || s.ackSoon || s.newBytes >= ackBytes || s.newRecords >= ackRecords
 	next := s.recvNext
 	if s.past {
 		next = s.again
 	}
-	s.sess.words.acknowledge(s, next, now)
-	if now {
-		s.newBytes, s.newRecords, s.ackSoon = 0, 0, false
-	}
+	s.sess.words.acknowledge(s, next, s.newRecords, s.newBytes, ended || s.ackSoon)
+	s.newBytes, s.newRecords, s.ackSoon = 0, 0, false
 	if done {
 		s.sess.finished(s, false, true)
 	}
@@ -190,7 +179,7 @@ func (s *Stream) arrivedReset(code, size uint64) error {
 	if !s.sess.arrived(missing) {
 		return violation(wire.CodeFlowControl, "RESET beyond the session's credit")
 	}
-	s.sess.consumed(missing + unread)
+	s.sess.consumed(missing+unread, false)
 	s.sess.finished(s, false, true)
 	return nil
 }
@@ -313,7 +302,7 @@ func (s *Stream) take(p []byte, use func(b []byte) (n int, more bool)) (n int, e
 	done := s.fin && s.head == nil
 	s.recvMu.Unlock()
 
-	if s.sess.consumed(total) || credit {
+	if s.sess.consumed(total, credit) || credit {
 		s.sess.kick()
 	}
 	if done {
@@ -338,7 +327,7 @@ func (s *Stream) consume(n int) (due bool) {
 	if n == 0 || s.fin || s.recvErr != nil {
 		return false
 	}
-	if due = s.win.consume(n); due {
+	if due = s.win.consume(n, false); due {
 		s.win.raise(s.sess.pathRTT(), now())
 		s.sess.words.giveCredit(s, s.win.limit)
 	}
@@ -440,7 +429,7 @@ func (s *Stream) closeRead(code uint64) error {
 	s.wakeReaders()
 	s.recvMu.Unlock()
 
-	kick := s.sess.consumed(unread)
+	kick := s.sess.consumed(unread, false)
 	if ended {
 		s.sess.finished(s, false, true)
 	} else {
