@@ -94,8 +94,8 @@ type Config struct {
 	ReplayStore ReplayStore
 
 	// Mode says how the paths of a session are used for what this end sends,
-	// and what the peer is asked to do. Default: what the peer asks for, or else
-	// ModeFailover.
+	// and what the peer is asked to do. Default: ModePeer. A server whose uplink
+	// costs something may want ModeFailover, whatever its clients ask for.
 	Mode Mode
 	// Scheduler decides which paths carry what is written to the streams that
 	// have no path of their own, instead of Mode, for what this end sends; see
@@ -242,7 +242,7 @@ func (c *Config) withDefaults() (*Config, error) {
 		{"SessionRecvWindow", d.SessionRecvWindow, minWindow, d.SessionRecvMax},
 		{"SendBuffer", d.SendBuffer, minSendBuffer, 1 << 30},
 		{"MaxEarlyData", d.MaxEarlyData, 0, 1 << 20},
-		{"Mode", int(d.Mode), int(ModeFailover), int(ModePinned)},
+		{"Mode", int(d.Mode), int(ModePeer), int(ModePinned)},
 		{"MaxPaths", d.MaxPaths, 1, 1<<16 - 1},
 		{"RekeyAfter", d.RekeyAfter, 1, rekeyAfter},
 		{"MaxPending", d.MaxPending, 1, 1 << 20},

@@ -190,7 +190,7 @@ func (c *Config) parameters() *wire.Parameters {
 		SessionCredit: uint64(c.SessionRecvWindow),
 		StreamLimit:   uint64(c.MaxStreams),
 		IdleTimeout:   c.IdleTimeout,
-		Mode:          uint64(c.Mode),
+		Mode:          c.Mode.wish(),
 		SYNReports:    c.reportsSYNs(),
 		ProgramSize:   c.programSize(),
 		TCPOptions:    options,

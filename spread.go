@@ -17,8 +17,10 @@ import (
 type Mode int
 
 const (
+	// ModePeer does what the peer asks for, or else as ModeFailover.
+	ModePeer Mode = iota
 	// ModeFailover sends on one path, the main one; the others stand by.
-	ModeFailover Mode = iota
+	ModeFailover
 	// ModeAggregate sends each batch of records on the path on which it is
 	// likely to arrive first, and so uses all of them for what one can't carry
 	// alone. A slow path is used only as far as what must wait for it fits into
@@ -37,6 +39,8 @@ const (
 
 func (m Mode) String() string {
 	switch m {
+	case ModePeer:
+		return "peer"
 	case ModeFailover:
 		return "failover"
 	case ModeAggregate:
@@ -59,7 +63,7 @@ type policy struct {
 // usePolicy goes over to a mode, or to the application's scheduler if it has
 // one.
 func (s *Session) usePolicy(mode Mode, own sched.Scheduler) {
-	next := policy{mode, own, own != nil}
+	next := policy{max(mode, ModeFailover), own, own != nil}
 	switch {
 	case next.own:
 	case mode == ModeAggregate:
@@ -69,6 +73,9 @@ func (s *Session) usePolicy(mode Mode, own sched.Scheduler) {
 	}
 	s.policy.Store(&next)
 }
+
+// wish is the parameter of the handshake that asks the peer for m.
+func (m Mode) wish() uint64 { return uint64(max(m, ModeFailover) - ModeFailover) }
 
 // SetScheduler makes x decide on what is written from now on, as
 // Config.Scheduler does; nil leaves that to the session's Mode again. It
@@ -97,8 +104,8 @@ func (s *Session) pathsChanged() {
 
 // takeMode follows the peer's wish where the application has none.
 func (s *Session) takeMode(wish uint64) {
-	if s.cfg.Mode == ModeFailover && s.cfg.Scheduler == nil && wish <= uint64(ModePinned) {
-		s.usePolicy(Mode(wish), nil)
+	if s.cfg.Mode == ModePeer && s.cfg.Scheduler == nil && wish <= ModePinned.wish() {
+		s.usePolicy(ModeFailover+Mode(wish), nil)
 	}
 }
 

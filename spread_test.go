@@ -159,9 +159,12 @@ func TestSetPath(t *testing.T) {
 // A server without a wish of its own does what its client asks for.
 func TestModeIsTheClients(t *testing.T) {
 	for _, test := range []struct{ client, server, want Mode }{
-		{ModeAggregate, ModeFailover, ModeAggregate},
+		{ModeAggregate, ModePeer, ModeAggregate},
+		{ModePinned, ModePeer, ModePinned},
 		{ModeRedundant, ModeAggregate, ModeAggregate},
-		{ModeFailover, ModeFailover, ModeFailover},
+		{ModeRedundant, ModeFailover, ModeFailover},
+		{ModeFailover, ModePeer, ModeFailover},
+		{ModePeer, ModePeer, ModeFailover},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, wideLink, func(client, server *Config) { client.Mode, server.Mode = test.client, test.server })

@@ -21,6 +21,7 @@ import (
 type pathSpecs []tcpls.PathSpec
 
 func (p *pathSpecs) register(cmd *cobra.Command, mode *pathMode) {
+	*mode = pathMode(tcpls.ModeFailover)
 	cmd.Flags().Var(mode, "mode", "how several paths are used: failover, aggregate, redundant or pinned")
 	cmd.Flags().Var(p, "path", "open another path: from if:NAME or src:ADDR, to dst:ADDR:PORT, as a backup, with weight=N; several of these with commas; repeatable")
 }
