@@ -52,6 +52,12 @@ type Dialer struct {
 	// as for proxies. It gets the address as Dial did, so that the proxy
 	// resolves names. Local addresses of paths are then its own business.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// Interfaces names the network interfaces to dial from, the preferred one
+	// first: every address is tried from each of them in turn, for the session
+	// and for paths whose PathSpec says nothing of where they start. What
+	// PathSpec.Interface says of routing goes for them too. Default: the system
+	// chooses.
+	Interfaces []string
 	// EarlyData makes Dial return at once where a ticket in
 	// Config.TLS.ClientSessionCache allows early data (RFC 8446, section 2.3):
 	// what streams write then travels with the ClientHello, and in the SYN with
@@ -62,12 +68,13 @@ type Dialer struct {
 	// that fails ends the session, with the error that Dial would have returned.
 	EarlyData bool
 	// FallbackDelay is after how long the next address of a name is tried
-	// while the ones before haven't answered (RFC 8305). Default 250 ms;
+	// while the ones before haven't answered (RFC 8305). The same goes for the
+	// next of Interfaces. Default 250 ms;
 	// negative: only when they have failed.
 	FallbackDelay time.Duration
 	// AttemptTimeout is how long an address may take to accept the connection,
 	// and then, if it isn't the last one, to answer with its first byte.
-	// Default: 5 s where a name has several addresses, else no other limits
+	// Default: 5 s where there are several, or several Interfaces, else no other limits
 	// than the context's, NetDialer's and Config.HandshakeTimeout.
 	AttemptTimeout time.Duration
 	// KeepLosers makes standby paths of the connections that come about though
@@ -83,8 +90,8 @@ type Dialer struct {
 
 // Dial opens a session, as the function Dial does.
 //
-// It looks a name up by NetDialer.Resolver and tries up to 16 of its addresses,
-// IPv6 and IPv4 ones in turn, FallbackDelay apart, or at once when one fails. The
+// It looks a name up by NetDialer.Resolver and tries up to 16 of its addresses
+// (times Interfaces), IPv6 and IPv4 ones in turn, FallbackDelay apart, or at once when one fails. The
 // first connection is used, unless it is reset, or silent for AttemptTimeout, at
 // the sight of the ClientHello: then the others get their chance. An error
 // names every address that was tried. With several addresses, TCP Fast
@@ -117,7 +124,7 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (*Session, e
 	case h == nil || cfg.Fallback != FallbackAllow || ctx.Err() != nil:
 		return nil, err
 	case isOld(err) && cfg.legacyAllowed():
-		return d.legacy(ctx, network, d.reached(address, h.conn), cfg)
+		return d.legacy(ctx, network, d.reached(address, h.conn), d.origin(h.conn), cfg)
 	case offer && h.swallowed(err) && !d.recall(address).tcpls:
 		rest := *cfg
 		rest.HandshakeTimeout /= 2 // the first attempt had the other half
@@ -157,8 +164,8 @@ func (d *Dialer) config(network, address string) (*Config, error) {
 
 // A target is a server that is dialed.
 type target struct {
-	network, address string   // as the application gave them
-	candidates       []string // what to try, in this order
+	network, address string      // as the application gave them
+	candidates       []candidate // what to try, in this order
 }
 
 // attempt runs a handshake over the first connection to the target on which
@@ -167,8 +174,8 @@ type target struct {
 func (d *Dialer) attempt(ctx context.Context, to target, cfg *Config, offer bool) (s *Session, h *handshake, err error) {
 	sockets := *cfg
 	sockets.FastOpen = cfg.FastOpen && len(to.candidates) == 1
-	r := d.newRace(ctx, to.candidates, func(ctx context.Context, address string) (net.Conn, error) {
-		return d.connection(ctx, to.network, address, &sockets, PathSpec{})
+	r := d.newRace(ctx, to.candidates, func(ctx context.Context, c candidate) (net.Conn, error) {
+		return d.connection(ctx, to.network, c.address, &sockets, PathSpec{Interface: c.from})
 	})
 	defer r.end()
 	for {
@@ -213,6 +220,14 @@ func (d *Dialer) reached(address string, conn net.Conn) string {
 	return address
 }
 
+// origin is where conn starts, if that is for Interfaces to say.
+func (d *Dialer) origin(conn net.Conn) (spec PathSpec) {
+	if tcp, ok := conn.LocalAddr().(*net.TCPAddr); ok && len(d.Interfaces) > 0 {
+		spec.Local = netip.AddrPortFrom(tcp.AddrPort().Addr(), 0)
+	}
+	return spec
+}
+
 // paths returns how a session opens its further paths.
 func (d *Dialer) paths(network, address string, cfg *Config) dialPath {
 	return func(ctx context.Context, spec PathSpec) (net.Conn, error) {
@@ -220,7 +235,17 @@ func (d *Dialer) paths(network, address string, cfg *Config) dialPath {
 		if spec.Remote.IsValid() {
 			to = spec.Remote.String()
 		}
-		return d.connection(ctx, network, to, cfg, spec)
+		if spec.Interface != "" || spec.Local.IsValid() || len(d.Interfaces) == 0 {
+			return d.connection(ctx, network, to, cfg, spec)
+		}
+		r := newRace(ctx, d.ways(to), func(ctx context.Context, c candidate) (net.Conn, error) {
+			return d.connection(ctx, network, c.address, cfg, PathSpec{Interface: c.from})
+		})
+		defer r.end()
+		if a, ok := r.next(); ok {
+			return a.conn, nil
+		}
+		return nil, r.err(to)
 	}
 }
 
@@ -260,13 +285,13 @@ func (d *Dialer) connection(ctx context.Context, network, address string, cfg *C
 func (d *Dialer) locate(spec *PathSpec, address string) error {
 	switch {
 	case d.DialContext != nil:
-		return errors.New("tcpls: PathSpec.Interface can't be used with Dialer.DialContext, which makes the connections")
+		return errors.New("tcpls: an interface can't be chosen with Dialer.DialContext, which makes the connections")
 	case spec.Local.IsValid():
 		return errors.New("tcpls: PathSpec.Local and Interface can't be used together")
 	}
 	remote, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return fmt.Errorf("tcpls: PathSpec.Interface: %w", err)
+		return fmt.Errorf("tcpls: interface %q: %w", spec.Interface, err)
 	}
 	local, err := interfaceAddr(spec.Interface, remote.Addr())
 	spec.Local = netip.AddrPortFrom(local, 0)
@@ -368,8 +393,8 @@ func isOld(err error) bool {
 // legacyAllowed reports whether a server may be spoken to that has no TLS 1.3.
 func (c *Config) legacyAllowed() bool { return c.TLS.MinVersion < tls.VersionTLS13 }
 
-func (d *Dialer) legacy(ctx context.Context, network, address string, cfg *Config) (*Session, error) {
-	conn, err := d.connection(ctx, network, address, cfg, PathSpec{})
+func (d *Dialer) legacy(ctx context.Context, network, address string, from PathSpec, cfg *Config) (*Session, error) {
+	conn, err := d.connection(ctx, network, address, cfg, from)
 	if err != nil {
 		return nil, err
 	}

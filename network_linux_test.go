@@ -3,9 +3,11 @@ package tcpls
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -292,4 +294,68 @@ func localAddrs(s *Session) (all []netip.Addr) {
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	return all
+}
+
+// The server is dialed from each interface in turn: one that leads nowhere
+// costs FallbackDelay.
+func TestDialInterfaces(t *testing.T) {
+	netns.Run(t, func(t *testing.T) {
+		buildNetwork(t)
+		client, server := newTestConfigs()
+		client.MaxPaths, server.MaxPaths = 2, 2
+		l, err := Listen("tcp", netip.AddrPortFrom(serverAddr, 0).String(), server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				if _, err := l.Accept(t.Context()); err != nil {
+					return
+				}
+			}
+		}()
+		from := func(c interface{ LocalAddr() net.Addr }) netip.Addr {
+			return c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		}
+		d := &Dialer{Config: client, Interfaces: []string{"none such", "link0", "lo"}}
+		dial := func() (*Session, error) { return d.Dial(t.Context(), "tcp", l.Addr().String()) }
+		first, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer first.Close()
+		if got := from(first); got != linkAddr {
+			t.Errorf("dialed from %v, want %v", got, linkAddr)
+		}
+		if _, err := first.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p, err := first.AddPath(t.Context(), PathSpec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := from(p); got != linkAddr {
+			t.Errorf("another path starts at %v, want %v", got, linkAddr)
+		}
+		// What comes from the link's address goes out by the link now, at whose
+		// other end nobody wants it.
+		for _, args := range []string{"rule add pref 10 lookup local", "rule del pref 0 lookup local", "rule add pref 5 from 10.0.2.1 lookup 7", "route add 10.0.9.1 dev link0 table 7"} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s", args, err, out)
+			}
+		}
+		second, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer second.Close()
+		if got := from(second); got == linkAddr {
+			t.Errorf("dialed from %v, which leads nowhere", got)
+		}
+		d.Interfaces = d.Interfaces[:1]
+		if _, err := dial(); err == nil || !strings.Contains(err.Error(), `interface "none such"`) {
+			t.Errorf("from no interface: %v", err)
+		}
+	})
 }

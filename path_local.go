@@ -35,11 +35,11 @@ func scopeOf(ip netip.Addr) scope {
 func interfaceAddr(name string, remote netip.Addr) (netip.Addr, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("tcpls: PathSpec.Interface %q: %w", name, err)
+		return netip.Addr{}, fmt.Errorf("tcpls: interface %q: %w", name, err)
 	}
 	addrs, err := i.Addrs()
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("tcpls: PathSpec.Interface %q: %w", name, err)
+		return netip.Addr{}, fmt.Errorf("tcpls: interface %q: %w", name, err)
 	}
 	var own []netip.Addr
 	for _, a := range addrs {
@@ -53,7 +53,7 @@ func interfaceAddr(name string, remote netip.Addr) (netip.Addr, error) {
 		if remote.Unmap().Is4() {
 			family = "IPv4"
 		}
-		return local, fmt.Errorf("tcpls: PathSpec.Interface %q has no %s address from which %v can be reached", name, family, remote)
+		return local, fmt.Errorf("tcpls: interface %q has no %s address from which %v can be reached", name, family, remote)
 	}
 	if scopeOf(local) == linkLocal && local.Is6() {
 		local = local.WithZone(name)

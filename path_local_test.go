@@ -77,7 +77,7 @@ func TestPathInterface(t *testing.T) {
 		spec PathSpec
 		want string
 	}{
-		{PathSpec{Interface: "none such"}, `Interface "none such": `},
+		{PathSpec{Interface: "none such"}, `interface "none such": `},
 		{PathSpec{Interface: name, Remote: netip.MustParseAddrPort("[fe80::1]:443")}, "no IPv6 address from which fe80::1 can be reached"},
 		{PathSpec{Interface: name, Local: netip.MustParseAddrPort("127.0.0.1:0")}, "Local and Interface"},
 	} {

@@ -30,8 +30,8 @@ type race struct {
 	ctx     context.Context // of all attempts; it outlives Dial if losers are kept
 	cancel  context.CancelFunc
 	leave   func() bool // ends ctx's dependence on the caller's; nil: losers aren't kept
-	dial    func(ctx context.Context, address string) (net.Conn, error)
-	waiting []string      // addresses that weren't tried yet
+	dial    func(ctx context.Context, c candidate) (net.Conn, error)
+	waiting []candidate   // that weren't tried yet
 	delay   time.Duration // between two attempts; negative: one follows the other's failure
 	timeout time.Duration // of an attempt; 0: none
 	running int
@@ -39,33 +39,46 @@ type race struct {
 	failed  []error
 }
 
-// An attempt is how one address did.
-type attempt struct {
+// A candidate is one way to a server.
+type candidate struct {
 	address string
-	conn    net.Conn
-	err     error
+	from    string // the network interface; empty: the system chooses
+}
+
+func (c candidate) String() string {
+	if c.from == "" {
+		return c.address
+	}
+	return c.address + " from " + c.from
+}
+
+// An attempt is how one candidate did.
+type attempt struct {
+	candidate
+	conn net.Conn
+	err  error
 }
 
 // newRace begins nothing before the first call of next.
-func newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
-	r := &race{caller: ctx, dial: dial, waiting: addresses, delay: attemptDelay, results: make(chan attempt, len(addresses))}
+func newRace(ctx context.Context, candidates []candidate, dial func(context.Context, candidate) (net.Conn, error)) *race {
+	r := &race{caller: ctx, dial: dial, waiting: candidates, delay: attemptDelay, results: make(chan attempt, len(candidates))}
 	r.ctx, r.cancel = context.WithCancel(ctx)
-	if len(addresses) > 1 {
+	if len(candidates) > 1 {
 		r.timeout = attemptTimeout
 	}
 	return r
 }
 
 // newRace is a race as the dialer wants it.
-func (d *Dialer) newRace(ctx context.Context, addresses []string, dial func(context.Context, string) (net.Conn, error)) *race {
-	r := newRace(ctx, addresses, dial)
+func (d *Dialer) newRace(ctx context.Context, candidates []candidate, dial func(context.Context, candidate) (net.Conn, error)) *race {
+	r := newRace(ctx, candidates, dial)
 	if d.FallbackDelay != 0 {
 		r.delay = d.FallbackDelay
 	}
 	if d.AttemptTimeout != 0 {
 		r.timeout = d.AttemptTimeout
 	}
-	if d.KeepLosers && len(addresses) > 1 {
+	if d.KeepLosers && len(candidates) > 1 {
 		r.cancel()
 		r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		r.leave = context.AfterFunc(ctx, r.cancel)
@@ -74,7 +87,7 @@ func (d *Dialer) newRace(ctx context.Context, addresses []string, dial func(cont
 }
 
 func (r *race) begin() {
-	address := r.waiting[0]
+	c := r.waiting[0]
 	r.waiting = r.waiting[1:]
 	r.running++
 	go func() {
@@ -84,8 +97,8 @@ func (r *race) begin() {
 			ctx, cancel = context.WithTimeout(ctx, r.timeout)
 			defer cancel()
 		}
-		conn, err := r.dial(ctx, address)
-		r.results <- attempt{address, conn, err}
+		conn, err := r.dial(ctx, c)
+		r.results <- attempt{c, conn, err}
 	}()
 }
 
@@ -118,7 +131,7 @@ func (r *race) next() (a attempt, ok bool) {
 	return attempt{}, false
 }
 
-// more reports whether there are addresses to try.
+// more reports whether there are candidates to try.
 func (r *race) more() bool { return len(r.waiting) > 0 && r.ctx.Err() == nil }
 
 // last reports whether nothing else is left to hope for.
@@ -126,7 +139,7 @@ func (r *race) last() bool { return r.running == 0 && len(r.waiting) == 0 }
 
 func (r *race) fail(a attempt) {
 	if op, ok := errors.AsType[*net.OpError](a.err); !ok || op.Addr == nil {
-		a.err = &addressError{a.address, a.err}
+		a.err = &addressError{a.String(), a.err}
 	}
 	r.failed = append(r.failed, a.err)
 }
@@ -217,8 +230,28 @@ func (e *raceError) Error() string {
 
 func (e *raceError) Unwrap() []error { return e.errs }
 
-// candidates returns the addresses to try for one that may hold a name.
-func (d *Dialer) candidates(ctx context.Context, network, address string) ([]string, error) {
+// candidates returns what to try for an address that may hold a name.
+func (d *Dialer) candidates(ctx context.Context, network, address string) ([]candidate, error) {
+	addresses, err := d.addresses(ctx, network, address)
+	return d.ways(addresses...), err
+}
+
+// ways lists each of the addresses from each interface.
+func (d *Dialer) ways(addresses ...string) (list []candidate) {
+	interfaces := d.Interfaces
+	if len(interfaces) == 0 {
+		interfaces = []string{""}
+	}
+	for _, address := range addresses {
+		for _, from := range interfaces {
+			list = append(list, candidate{address, from})
+		}
+	}
+	return list
+}
+
+// addresses looks up an address that may hold a name.
+func (d *Dialer) addresses(ctx context.Context, network, address string) ([]string, error) {
 	host, service, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err

@@ -96,7 +96,8 @@ func TestRace(t *testing.T) {
 				var mu sync.Mutex
 				begins := make(map[string]time.Duration)
 				addresses := slices.Sorted(maps.Keys(test.outcomes))
-				r := test.dialer.newRace(t.Context(), addresses, func(ctx context.Context, address string) (net.Conn, error) {
+				r := test.dialer.newRace(t.Context(), test.dialer.ways(addresses...), func(ctx context.Context, c candidate) (net.Conn, error) {
+					address := c.address
 					mu.Lock()
 					begins[address] = time.Since(began)
 					mu.Unlock()
@@ -211,7 +212,7 @@ func (w *raceWorld) attempt(t *testing.T, addresses ...string) (*Session, error)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel() // what goes on behind Dial isn't bound by its context
-	s, _, err := w.dialer.attempt(ctx, target{"tcp", "localhost:443", addresses}, cfg, true)
+	s, _, err := w.dialer.attempt(ctx, target{"tcp", "localhost:443", w.dialer.ways(addresses...)}, cfg, true)
 	return s, err
 }
 
@@ -437,7 +438,7 @@ func TestDialName(t *testing.T) {
 func TestRaceLeavesContext(t *testing.T) {
 	ctx := &watchedContext{Context: t.Context(), done: make(chan struct{})}
 	d := &Dialer{KeepLosers: true}
-	r := d.newRace(ctx, []string{"a", "b"}, func(context.Context, string) (net.Conn, error) {
+	r := d.newRace(ctx, d.ways("a", "b"), func(context.Context, candidate) (net.Conn, error) {
 		return nil, errors.New("refused")
 	})
 	if _, ok := r.next(); ok {

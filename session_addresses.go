@@ -209,8 +209,12 @@ func (s *Session) ways() []string {
 func (s *Session) redial(ctx context.Context, turn int) (net.Conn, error) {
 	ways := s.ways()
 	turn %= len(ways)
-	r := newRace(ctx, append(ways[turn:], ways[:turn]...), func(ctx context.Context, way string) (net.Conn, error) {
-		to, _ := netip.ParseAddrPort(way) // none: as the session was dialed
+	var list []candidate
+	for _, way := range append(ways[turn:], ways[:turn]...) {
+		list = append(list, candidate{address: way})
+	}
+	r := newRace(ctx, list, func(ctx context.Context, c candidate) (net.Conn, error) {
+		to, _ := netip.ParseAddrPort(c.address) // none: as the session was dialed
 		return s.dial(ctx, PathSpec{Remote: to})
 	})
 	defer r.end()

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http/httptrace"
 	"sync"
 	"time"
@@ -87,7 +86,7 @@ func (t *tool) examine(ctx context.Context, f *clientFlags, to target, r *report
 		return nil
 	}
 	config.Fallback = tcpls.FallbackAllow
-	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
+	d := f.dialer(config)
 	watch := new(stopwatch)
 	session, err := d.Dial(watch.trace(ctx), "tcp", to.address)
 	now := time.Now()

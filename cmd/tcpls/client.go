@@ -23,6 +23,7 @@ type clientFlags struct {
 	insecure     bool
 	requireTCPLS bool
 	timeout      time.Duration
+	interfaces   []string
 	options      peerOptions
 	acceptCC     bool      // of get and put
 	paths        pathSpecs // of get and put
@@ -35,7 +36,12 @@ func (f *clientFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.insecure, "insecure", false, "believe any certificate; only for tests")
 	flags.BoolVar(&f.requireTCPLS, "require-tcpls", false, "refuse servers that speak only plain TLS (exit status 3)")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for a connection, an answer, or the next byte")
+	flags.StringArrayVar(&f.interfaces, "interface", nil, "dial from network interface `NAME`; from several, in turn, until one leads to the server; repeatable")
 	flags.Var(&f.options, "peer-opt", "ask the server to set a TCP option on its sockets, as user-timeout=30s; repeatable")
+}
+
+func (f *clientFlags) dialer(c *tcpls.Config) *tcpls.Dialer {
+	return &tcpls.Dialer{Config: c, NetDialer: &net.Dialer{Timeout: f.timeout}, Interfaces: f.interfaces}
 }
 
 // idleTimeout ends sessions whose peer has vanished: pings go unanswered.
@@ -104,7 +110,7 @@ func (f *clientFlags) remote(t *tool, to target) (*remote, error) {
 		return nil, err
 	}
 	config.Logger = t.pathLogger()
-	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
+	d := f.dialer(config)
 	keeper := &pathKeeper{tool: t, specs: f.paths, options: f.options}
 	transport := &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,7 +58,7 @@ func (t *tool) ncDial(ctx context.Context, f *ncFlags, peer string) error {
 	}
 	config.IdleTimeout = 0 // silence is normal here
 	config.Logger = t.pathLogger()
-	d := &tcpls.Dialer{Config: config, NetDialer: &net.Dialer{Timeout: f.timeout}}
+	d := f.dialer(config)
 	session, err := d.Dial(ctx, "tcp", to.address)
 	if err != nil {
 		return err
