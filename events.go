@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"net/netip"
 	"slices"
 	"sync"
 )
@@ -31,9 +32,11 @@ const (
 	// over them has just begun. Only sessions with a path that isn't on loopback are told: on Linux at once,
 	// elsewhere within two seconds.
 	EventNetwork
-	// EventAddresses: the server has told of an address, or withdrawn one; see
+	// EventAddressAdded: the server has told of Address; see
 	// Session.PeerAddresses.
-	EventAddresses
+	EventAddressAdded
+	// EventAddressRemoved: the server has withdrawn Address.
+	EventAddressRemoved
 	// EventStreamOpened: OpenStream or AcceptStream is about to return a stream.
 	EventStreamOpened
 	// EventStreamAttached: what this end sends on a stream goes over a path of
@@ -65,7 +68,8 @@ const (
 var eventNames = [...]string{
 	EventPathJoined: "path joined", EventPathSuspect: "path suspect", EventPathRecovered: "path recovered",
 	EventPathFailed: "path failed", EventPathClosed: "path closed", EventMainPath: "main path",
-	EventNoPath: "no path", EventNetwork: "network", EventAddresses: "addresses",
+	EventNoPath: "no path", EventNetwork: "network",
+	EventAddressAdded: "address added", EventAddressRemoved: "address removed",
 	EventStreamOpened: "stream opened", EventStreamAttached: "stream attached", EventStreamClosed: "stream closed",
 	EventCCOffered: "congestion control offered",
 	EventCCLoaded:  "congestion control loaded", EventCCEnded: "congestion control ended",
@@ -87,6 +91,8 @@ type Event struct {
 	// Stream is that of EventStreamOpened, EventStreamAttached and
 	// EventStreamClosed.
 	Stream *Stream
+	// Address is that of EventAddressAdded and EventAddressRemoved.
+	Address netip.AddrPort
 	// Option is that of EventTCPOption and EventPeerTCPOption.
 	Option TCPOption
 	// Err tells why, where something failed.

@@ -135,7 +135,7 @@ func TestHooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		want("an address", &d, "event: addresses")
+		want("an address", &d, "event: address added")
 		for _, end := range []*Stream{st, peer} {
 			if err := end.Close(); err != nil {
 				t.Error(err)

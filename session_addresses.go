@@ -24,7 +24,7 @@ type addresses struct {
 }
 
 // PeerAddresses returns the server's further addresses, as it has told a client:
-// at most 16, the oldest first. EventAddresses tells of changes. The session goes to
+// at most 16, the oldest first. EventAddressAdded and EventAddressRemoved tell of changes. The session goes to
 // loopback, link-local and private ones by itself only if the server was reached by
 // an address of the same sort; who passes one to AddPath should take the same care.
 func (s *Session) PeerAddresses() []netip.AddrPort {
@@ -162,19 +162,20 @@ func (s *Session) receiveAddress(f *wire.Frame) error {
 	case f.Kind == wire.RemoveAddress && id > a.last:
 		return violation(wire.CodeProtocol, "REMOVE_ADDRESS %d, which was never given", id)
 	case f.Kind == wire.RemoveAddress:
-		known := len(a.known)
-		a.known = slices.DeleteFunc(a.known, func(k wire.Address) bool { return k.ID == id })
-		if len(a.known) == known { // it was withdrawn before
+		i := slices.IndexFunc(a.known, func(k wire.Address) bool { return k.ID == id })
+		if i < 0 { // it was withdrawn before
 			return nil
 		}
+		s.tellSoon(Event{Kind: EventAddressRemoved, Address: a.known[i].AddrPort})
+		a.known = slices.Delete(a.known, i, i+1)
 	case id <= a.last:
 		return violation(wire.CodeProtocol, "ADD_ADDRESS %d after %d", id, a.last)
 	case len(a.known) == wire.MaxAddresses:
 		return violation(wire.CodeLimit, "more than %d addresses", wire.MaxAddresses)
 	default:
 		a.known, a.last = append(a.known, f.Address), id
+		s.tellSoon(Event{Kind: EventAddressAdded, Address: f.Address.AddrPort})
 	}
-	s.tellSoon(Event{Kind: EventAddresses})
 	return nil
 }
 

@@ -90,7 +90,9 @@ func (s *Session) takeAnswer(a *wire.Answer) {
 	}
 	if n := len(a.Addresses); n > 0 {
 		s.addresses = addresses{a.Addresses, a.Addresses[n-1].ID}
-		s.tellSoon(Event{Kind: EventAddresses})
+		for _, known := range a.Addresses {
+			s.tellSoon(Event{Kind: EventAddressAdded, Address: known.AddrPort})
+		}
 	}
 	_ = s.takeOptions(&a.Parameters) // the first ones, and no more than may be: it can't fail
 }
