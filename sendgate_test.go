@@ -2,9 +2,12 @@ package tcpls
 
 import (
 	"container/heap"
+	"io"
 	"slices"
 	"testing"
+	"testing/synctest"
 
+	"github.com/go-tcpls/tcpls/internal/memnet"
 	"github.com/go-tcpls/tcpls/internal/record"
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
@@ -150,4 +153,55 @@ func TestRaiseLimit(t *testing.T) {
 			t.Errorf("%+v: the limit became %d, and %d was told", test, s.table.limit, s.words.streamLimit)
 		}
 	}
+}
+
+// The first in the queue may come to wait for something else, as for records that
+// are sent again: then it holds up nobody.
+func TestGatePassesBlockedStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newMemPair(t, memnet.Link{}, func(client, server *Config) {
+			server.StreamRecvWindow, server.SessionRecvWindow = 2*minWindow, minWindow
+		})
+		var streams [3]*Stream
+		for i := range streams {
+			var err error
+			if streams[i], err = p.client.OpenStream(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := streams[0].Write(make([]byte, minWindow)); err != nil {
+			t.Fatal(err)
+		}
+		write := func(s *Stream) <-chan error {
+			done := begun(func() error { _, err := s.Write([]byte("more")); return err })
+			synctest.Wait()
+			wantBlocked(t, "a Write without the session's credit", done)
+			return done
+		}
+		first, second := write(streams[1]), write(streams[2])
+		blocked := streams[1]
+		setBlocked := func(p *Path) {
+			blocked.sendMu.Lock()
+			defer blocked.sendMu.Unlock()
+			blocked.replayOn = p
+			blocked.sendCond.Broadcast()
+		}
+		setBlocked(p.client.path())
+		synctest.Wait()
+		in, err := p.server.AcceptStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(in, make([]byte, minWindow)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-second; err != nil {
+			t.Error(err)
+		}
+		wantBlocked(t, "a Write behind records that are sent again", first)
+		setBlocked(nil)
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	})
 }

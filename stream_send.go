@@ -180,6 +180,12 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 	}
 	room := s.credit - s.sent
 	if room == 0 || s.sealing || s.blocked() {
+		if next := s.sess.gate.leave(&s.turn); next != nil { // who can't go holds up nobody
+			s.sendMu.Unlock()
+			next.wake()
+			s.sendMu.Lock()
+			return 0, nil, nil
+		}
 		if !s.sealing {
 			s.relieve()
 		}
