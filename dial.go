@@ -74,8 +74,9 @@ type Dialer struct {
 	FallbackDelay time.Duration
 	// AttemptTimeout is how long an address may take to accept the connection,
 	// and then, if it isn't the last one, to answer with its first byte.
-	// Default: 5 s where there are several, or several Interfaces, else no other limits
-	// than the context's, NetDialer's and Config.HandshakeTimeout.
+	// Default, where there are several, or several Interfaces: 5 s, and then 2 s
+	// or four times what the connection took; else no other limits than the
+	// context's, NetDialer's and Config.HandshakeTimeout.
 	AttemptTimeout time.Duration
 	// KeepLosers makes standby paths of the connections that come about though
 	// another address was faster: as many as Config.MaxPaths allows on both
@@ -184,12 +185,9 @@ func (d *Dialer) attempt(ctx context.Context, to target, cfg *Config, offer bool
 			return nil, h, r.err(to.address)
 		}
 		reached := d.reached(to.address, a.conn)
-		how := approach{offer: offer, early: d.EarlyData, dial: d.paths(to.network, reached, cfg)}
+		how := approach{offer: offer, early: d.EarlyData, patience: r.patience(a), dial: d.paths(to.network, reached, cfg)}
 		if d.DialContext == nil {
 			how.server, _ = netip.ParseAddrPort(reached) // none: it isn't known
-		}
-		if !r.last() {
-			how.patience = r.timeout
 		}
 		s, h, err = connect(ctx, a.conn, cfg, how)
 		switch {

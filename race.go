@@ -18,8 +18,12 @@ import (
 const (
 	// attemptDelay is RFC 8305's Connection Attempt Delay (section 8).
 	attemptDelay = 250 * time.Millisecond
-	// attemptTimeout is how long one of several addresses may take.
+	// attemptTimeout is how long one of several candidates may take to accept the
+	// connection, and answerTimeout, or answerTimes what that took, to answer
+	// the ClientHello.
 	attemptTimeout = 5 * time.Second
+	answerTimeout  = 2 * time.Second
+	answerTimes    = 4
 	// maxCandidates is how many addresses of one name are tried.
 	maxCandidates = 16
 )
@@ -34,6 +38,7 @@ type race struct {
 	waiting []candidate   // that weren't tried yet
 	delay   time.Duration // between two attempts; negative: one follows the other's failure
 	timeout time.Duration // of an attempt; 0: none
+	answer  time.Duration // and of its answer; 0: by what the attempt took
 	running int
 	results chan attempt // has room for all
 	failed  []error
@@ -56,6 +61,7 @@ func (c candidate) String() string {
 type attempt struct {
 	candidate
 	conn net.Conn
+	took time.Duration
 	err  error
 }
 
@@ -76,7 +82,7 @@ func (d *Dialer) newRace(ctx context.Context, candidates []candidate, dial func(
 		r.delay = d.FallbackDelay
 	}
 	if d.AttemptTimeout != 0 {
-		r.timeout = d.AttemptTimeout
+		r.timeout, r.answer = d.AttemptTimeout, d.AttemptTimeout
 	}
 	if d.KeepLosers && len(candidates) > 1 {
 		r.cancel()
@@ -97,8 +103,9 @@ func (r *race) begin() {
 			ctx, cancel = context.WithTimeout(ctx, r.timeout)
 			defer cancel()
 		}
+		began := time.Now()
 		conn, err := r.dial(ctx, c)
-		r.results <- attempt{c, conn, err}
+		r.results <- attempt{c, conn, time.Since(began), err}
 	}()
 }
 
@@ -136,6 +143,18 @@ func (r *race) more() bool { return len(r.waiting) > 0 && r.ctx.Err() == nil }
 
 // last reports whether nothing else is left to hope for.
 func (r *race) last() bool { return r.running == 0 && len(r.waiting) == 0 }
+
+// patience is how long to wait for the first byte of an answer on a connection;
+// 0: as long as it takes.
+func (r *race) patience(a attempt) time.Duration {
+	switch {
+	case r.last():
+		return 0
+	case r.answer != 0:
+		return r.answer
+	}
+	return max(answerTimeout, answerTimes*a.took)
+}
 
 func (r *race) fail(a attempt) {
 	if op, ok := errors.AsType[*net.OpError](a.err); !ok || op.Addr == nil {

@@ -222,17 +222,22 @@ func TestRaceOfHandshakes(t *testing.T) {
 	for _, test := range []struct {
 		name           string
 		swallow, reset []string
+		delay, timeout time.Duration // of connecting, and as the Dialer says
 		want           time.Duration
 	}{
-		{"first is silent", []string{"a"}, nil, attemptTimeout},
-		{"first is reset", nil, []string{"a"}, 0},
-		{"only the last works", []string{"b"}, []string{"a"}, attemptTimeout},
+		{name: "first is silent", swallow: []string{"a"}, want: answerTimeout},
+		{name: "first is reset", reset: []string{"a"}},
+		{name: "only the last works", swallow: []string{"b"}, reset: []string{"a"}, want: answerTimeout},
+		{name: "all are far away", swallow: []string{"a"}, delay: time.Second, want: (1 + answerTimes) * time.Second},
+		{name: "as it was told", swallow: []string{"a"}, timeout: 10 * time.Second, want: 10 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newRaceWorld(t, func(w *raceWorld) {
 					w.swallow, w.reset = test.swallow, test.reset
 					w.client.HandshakeTimeout = time.Minute
+					w.dialer.AttemptTimeout = test.timeout
+					w.delays = map[string]time.Duration{"a": test.delay, "b": test.delay, "c": test.delay}
 				})
 				began := time.Now()
 				s, err := w.attempt(t, "a", "b", "c")
