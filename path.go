@@ -78,10 +78,14 @@ type load struct {
 	shortest  atomic.Int64  // likewise: the shortest one, by the kernel; 0: not known
 	window    atomic.Int64  // TCP's, in bytes; 0: not known
 	queued    atomic.Int64  // bytes that the kernel hasn't sent
+	onWay     atomic.Int64  // bytes that it has, and that aren't acknowledged
+	delivered atomic.Int64  // bytes per second, of a path with enough to do; 0: not known
+	handed    atomic.Uint64 // bytes that the kernel had when it was asked
 	growth    growth        // of window
 	asked     atomic.Int64  // when the kernel was, since the session began
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
+	spoke     atomic.Bool   // words were said on it
 }
 
 // A growth tells whether TCP's window grows fast, as in slow start, under whatever

@@ -152,9 +152,17 @@ func (p *Path) measure() {
 	if p.raw == nil {
 		return
 	}
+	handed := p.bytesSent.Load()
 	info, err := osnet.TCPInfo(p.raw)
 	if err != nil || info.MinRTT <= 0 {
 		return
+	}
+	p.handed.Store(handed)
+	p.onWay.Store(int64(info.Unacked * info.SendMSS))
+	if info.AppLimited {
+		p.delivered.Store(0)
+	} else {
+		p.delivered.Store(info.DeliveryRate)
 	}
 	p.roundTrip.Store(int64(info.RTT))
 	p.shortest.Store(int64(info.MinRTT))
@@ -536,18 +544,18 @@ func (p *Path) settle() {
 		p.in.reranked = false
 		s.rankChanged()
 	}
-	main := s.path()
 	if s.syns.due.Load() {
 		s.tellSYNs()
 	}
-	if s.words.due.Load() || s.control.due.Load() || main.pongDue.Load() {
+	s.speak()
+	if main := s.path(); s.control.due.Load() || main.pongDue.Load() {
 		main.kick()
 	}
-	if p != main {
+	if p != s.voice() {
 		p.beat()
-		if p.pongDue.Load() {
-			p.kick()
-		}
+	}
+	if p.pongDue.Load() {
+		p.kick()
 	}
 	if s.keys.wanted.Load() {
 		s.updateKeysIfDue() // acknowledgements may have ended the last update

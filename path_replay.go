@@ -268,6 +268,18 @@ func (k *kept) doubt(but *Path, seq uint64) (any bool) {
 	return any
 }
 
+// elsewhere is how long the records from number seq on are that aren't on p.
+func (k *kept) elsewhere(p *Path, seq uint64) (n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := int(min(max(seq, k.acked)-k.acked, uint64(k.n))); i < k.n; i++ {
+		if r := k.at(i); r.path != p {
+			n += int(r.length)
+		}
+	}
+	return n
+}
+
 func (r *sentRecord) lost() bool { return r.path == nil || r.path.lost.Load() }
 
 // oldest is the path that has the oldest record, nil if there is none or no path

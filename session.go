@@ -90,6 +90,7 @@ type routing struct {
 	switchMu sync.Mutex // one change of the main path at a time
 	main     atomic.Pointer[Path]
 	live     atomic.Pointer[[]*Path]
+	speaker  atomic.Pointer[Path] // nil: the main path; see voice
 	policy   atomic.Pointer[policy]
 	offered  atomic.Uint64  // which paths, and of what weight, the scheduler saw last
 	switched atomic.Int64   // lastReceived when the main path was last changed
@@ -249,10 +250,16 @@ func (s *Session) consumed(n int, telling bool) (due bool) {
 func (s *Session) rtt() time.Duration { return time.Duration(s.roundTrip.Load()) }
 
 // pathRTT is the longest of the paths' own round trips, as far as they are known:
-// what is to be read in order may wait for any of them.
+// what is to be read in order may wait for any of them. Where several are in use,
+// that is also for what waits on its way there.
 func (s *Session) pathRTT() (rtt time.Duration) {
+	spreads := s.spreads()
 	for _, p := range s.livePaths() {
-		rtt = max(rtt, time.Duration(p.shortest.Load()))
+		own := time.Duration(p.shortest.Load())
+		if spreads && own > 0 {
+			own = time.Duration(p.roundTrip.Load())
+		}
+		rtt = max(rtt, own)
 	}
 	return cmp.Or(rtt, s.rtt())
 }

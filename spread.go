@@ -91,6 +91,7 @@ func (s *Session) SetScheduler(x sched.Scheduler) {
 // pathsChanged lets streams that wait for a path, or because there are several,
 // look anew. The caller holds no lock.
 func (s *Session) pathsChanged() {
+	s.speak()
 	s.gate.wake()
 	pinned := s.manner().mode == ModePinned
 	for _, st := range s.openStreams() {
@@ -154,7 +155,7 @@ const (
 // come no sooner than the slowest of them. Each record is hastened once. The caller
 // holds sendMu, and nobody seals.
 func (s *Stream) hasten() {
-	if fast, _ := s.fastest(); fast != nil {
+	if fast := s.fastest(); fast != nil {
 		s.repeatOver(fast)
 	}
 }
@@ -167,21 +168,23 @@ func (s *Stream) relieve() {
 	if at == nil || !at.works() {
 		return
 	}
-	fast, soonest := s.fastest()
+	fast := s.fastest()
 	if fast == nil || fast == at {
 		return
 	}
-	if view := at.view(); view.Arrival(0) > 2*soonest {
+	late, again := at.view(), fast.view()
+	if late.Arrival(0) > 2*again.Arrival(s.kept.elsewhere(fast, s.hastened)) {
 		s.repeatOver(fast)
 	}
 }
 
-// fastest is the path on which a batch of the stream would arrive first, and
-// when; nil if the stream doesn't go on several at once.
-func (s *Stream) fastest() (fast *Path, soonest time.Duration) {
+// fastest is the path on which a batch of the stream would arrive first; nil if
+// the stream doesn't go on several at once.
+func (s *Stream) fastest() (fast *Path) {
 	if !s.sess.spreads() || s.sess.repeats() || s.reset || s.replayOn != nil || s.pinned() != nil || s.sess.holding.Load() {
-		return nil, 0
+		return nil
 	}
+	soonest := time.Duration(0)
 	for _, p := range s.sess.livePaths() {
 		if !p.usable() {
 			continue
@@ -191,7 +194,7 @@ func (s *Stream) fastest() (fast *Path, soonest time.Duration) {
 			fast, soonest = p, t
 		}
 	}
-	return fast, soonest
+	return fast
 }
 
 // repeatOver sends again on p what other paths have of the stream.

@@ -189,7 +189,7 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 		if !s.sealing {
 			s.relieve()
 		}
-		s.stuck = room > 0
+		s.stuck = room > 0 || s.sess.spreads() // acknowledgements show what relieves
 		s.sess.wait(&s.sendCond)
 		s.stuck = false
 		return 0, nil, nil

@@ -70,6 +70,12 @@ type Path struct {
 	Sent uint64
 	// RTT is the smoothed round-trip time; 0 if it isn't known.
 	RTT time.Duration
+	// MinRTT is the shortest round trip, without what waits before the slowest link;
+	// 0 where the system doesn't tell.
+	MinRTT time.Duration
+	// OnWay is how many bytes TCP has sent that aren't acknowledged; 0 where the
+	// system doesn't tell.
+	OnWay int
 	// Rate is how many bytes per second the path carries: Window in each round
 	// trip, or where that isn't known, what the path's full socket took; 0 while
 	// it has not been full.
@@ -92,7 +98,12 @@ func (p *Path) Arrival(n int) time.Duration {
 	if p.Rate <= 0 {
 		return 3 * p.RTT / 2
 	}
-	return p.RTT/2 + time.Duration(float64(p.Queued+n)/float64(p.Rate)*float64(time.Second))
+	way := p.RTT / 2
+	if p.MinRTT > 0 {
+		onWay := time.Duration(float64(p.OnWay) / float64(p.Rate) * float64(time.Second))
+		way = max(p.RTT, onWay) - p.MinRTT/2
+	}
+	return way + time.Duration(float64(p.Queued+n)/float64(p.Rate)*float64(time.Second))
 }
 
 // A Set is a set of paths: bit i stands for the i-th of those that Pick was

@@ -116,6 +116,14 @@ func TestArrival(t *testing.T) {
 	if got := p.Arrival(512 << 10); got != 1010*ms {
 		t.Errorf("1 MiB at 1 MiB/s arrives after %v, want 1.01 s", got)
 	}
+	p.MinRTT = 10 * ms
+	if got := p.Arrival(512 << 10); got != 1015*ms {
+		t.Errorf("with 10 ms in a queue: %v, want 1.015 s", got)
+	}
+	p.OnWay = 256 << 10
+	if got := p.Arrival(512 << 10); got != 1245*ms {
+		t.Errorf("with 256 KiB on their way: %v, want 1.245 s", got)
+	}
 	p.Rate = 0
 	if got := p.Arrival(512 << 10); got != 30*ms {
 		t.Errorf("with an unknown rate: %v, want 30ms", got)

@@ -50,6 +50,7 @@ type Info struct {
 	Lost         int   // of these, those thought to be lost
 	NotSent      int   // bytes written and not yet sent
 	DeliveryRate int64 // bytes per second that reached the peer lately
+	AppLimited   bool  // DeliveryRate would be higher if more had been written
 	BytesAcked   int64 // bytes acknowledged in all; may count the SYN as one
 	Sent         int   // segments with data sent in all
 	Retrans      int   // of these, those sent again

@@ -1,12 +1,14 @@
 package osnet
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -135,6 +137,7 @@ func TCPInfo(rc syscall.RawConn) (Info, error) {
 		Lost:          int(t.Lost),
 		NotSent:       int(t.Notsent_bytes),
 		DeliveryRate:  int64(t.Delivery_rate),
+		AppLimited:    appLimited(t),
 		BytesAcked:    int64(t.Bytes_acked),
 		Sent:          int(t.Data_segs_out),
 		Retrans:       int(t.Total_retrans),
@@ -152,6 +155,16 @@ func TCPInfo(rc syscall.RawConn) (Info, error) {
 
 // optSYNData is TCPI_OPT_SYN_DATA of linux/tcp.h.
 const optSYNData = 32
+
+// appLimited is tcpi_delivery_rate_app_limited, the first bit field of the byte
+// before tcpi_rto, which package unix leaves out.
+func appLimited(t *unix.TCPInfo) bool {
+	flags := (*[8]byte)(unsafe.Pointer(t))[7]
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 { // bit fields begin with the lowest bit
+		return flags&1 != 0
+	}
+	return flags&0x80 != 0
+}
 
 // control runs a socket option's system call.
 func control(rc syscall.RawConn, option string, f func(fd int) error) error {
