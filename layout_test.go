@@ -78,6 +78,7 @@ var readsClock = map[string]string{
 	"handshake.go":             "one deadline stands over a handshake, and its round trip is measured",
 	"fallback.go":              "plain TLS connections have deadlines for their handshake and their end",
 	"path_keeper.go":           "attempts to open a path are spaced",
+	"race.go":                  "how long an answer may take depends on how long the connection took",
 	"dial.go":                  "what a Dialer knows of an address grows old",
 	"flow.go":                  "a window grows by how fast it is used up, and asks only when credit is due",
 	"internal/tls13/config.go": "tls.Config.Time stands for time.Now where it is nil",
