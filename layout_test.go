@@ -72,6 +72,7 @@ var readsClock = map[string]string{
 	"path_write.go":            "how fast a full socket takes bytes is a path's rate",
 	"inspect.go":               "a SYN's timestamp is as old as its path",
 	"path_length.go":           "records are short again after a path was idle",
+	"path_handover.go":         "a new path is helped for some round trips",
 	"path_watch.go":            "a path knows how long it was silent",
 	"path_read.go":             "each large read of a path has one time",
 	"deadline.go":              "deadlines of the application are points in time",

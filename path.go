@@ -83,6 +83,7 @@ type load struct {
 	handed    atomic.Uint64 // bytes that the kernel had when it was asked
 	growth    growth        // of window
 	asked     atomic.Int64  // when the kernel was, since the session began
+	brought   atomic.Int64  // likewise: stream bytes came on it last
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
 	spoke     atomic.Bool   // words were said on it

@@ -16,10 +16,13 @@ import (
 var ErrLastPath = errors.New("tcpls: the session has no other path")
 
 // Use makes p the path on which this end sends from now on. Nothing is sent
-// twice, and nothing waits. The peer does the same with what it sends. The
-// error is a *PathError if p isn't active, or the reason why the session
+// twice, and nothing waits. The peer does the same with what it sends, and lets
+// its old path help as in Migrate. The error is a *PathError if p isn't active, or the reason why the session
 // ended.
-func (p *Path) Use() error {
+func (p *Path) Use() error { return p.use(false) }
+
+// use is Use, with the help of the path in use until now if help is set.
+func (p *Path) use(help bool) error {
 	s := p.sess
 	switch state := p.State(); {
 	case s.ended():
@@ -27,7 +30,11 @@ func (p *Path) Use() error {
 	case state != PathActive:
 		return &PathError{Path: p.ID(), Op: "use", Err: fmt.Errorf("it is %v", state)}
 	}
-	s.switchTo(p, s.path().State() != PathActive)
+	if lost := s.path().State() != PathActive; help && !lost {
+		s.handOver(p)
+	} else {
+		s.switchTo(p, lost)
+	}
 	return nil
 }
 
@@ -76,20 +83,28 @@ func (p *Path) Close(ctx context.Context) error {
 }
 
 // Migrate opens a path as AddPath does, goes on over it, and closes the one in
-// use until then (paper, section 4.3). The sender never pauses, and the old
-// path delivers what it carries. The path is usable even where the error is
-// that of closing the old one.
+// use until then (paper, section 4.3). The sender never pauses: while the new
+// path's congestion window grows, for 10 of its round trips and 3 s at most, the old
+// one carries what the new one doesn't yet, in both directions, and is closed
+// behind that as by Path.Close. If one of them fails meanwhile, the other goes on.
+// ctx bounds it all; where it ends early, the old path is left at once. The path
+// is usable even where the error is that of closing the old one, or a *PathError
+// because the old one is in use again.
 func (s *Session) Migrate(ctx context.Context, spec PathSpec) (*Path, error) {
 	p, err := s.AddPath(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	old := s.path()
-	if err := p.Use(); err != nil {
+	if err := p.use(true); err != nil {
 		return p, err
 	}
 	if old == p || old.State() == PathClosed {
 		return p, nil
+	}
+	s.awaitHandover(ctx, old, p)
+	if s.path() == old {
+		return p, &PathError{Path: p.ID(), Op: "use", Err: fmt.Errorf("path %d is in use again", old.ID())}
 	}
 	return p, old.Close(ctx)
 }

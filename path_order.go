@@ -90,6 +90,7 @@ func (s *Stream) dropHeld() (n int) {
 func (p *Path) progress(n int) {
 	p.in.brought = true
 	if n > 0 {
+		p.brought.Store(int64(p.in.now.Sub(p.sess.began)))
 		p.in.budget.earn(n)
 		p.sess.fresh.Add(1)
 	}

@@ -271,7 +271,7 @@ func (p *Path) flush() {
 			p.wakeGate()
 			return
 		}
-		full := p.unsent.Load() >= p.mostUnsent() || p.sess.gate.crowded() || p.sess.spreads()
+		full := p.unsent.Load() >= p.mostUnsent() || p.sess.gate.crowded() || p.sess.shares()
 		p.advance(n)
 		if err == osnet.ErrWouldBlock {
 			go p.drain()

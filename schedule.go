@@ -108,14 +108,14 @@ func (pic *picture) pick(x sched.Scheduler, b sched.Batch) *Path {
 
 func (pic *picture) arrival(i int, b sched.Batch) time.Duration { return pic.views[i].Arrival(b.Bytes) }
 
-// choose picks the path for n bytes of the stream, of which the peer takes
-// credit, and nil if they had better wait for one; ok is false if the stream can
-// do neither any more. The caller is the stream's writer and holds sendMu, which
-// is free meanwhile.
-func (s *Stream) choose(n int, credit uint64) (via *Path, ok bool) {
+// choose picks the path for up to n bytes of the stream, of which the peer takes
+// credit, and tells how many of them it gets; the path is nil if they had better
+// wait for one. ok is false if the stream can do neither any more. The caller is
+// the stream's writer and holds sendMu, which is free meanwhile.
+func (s *Stream) choose(n int, credit uint64) (via *Path, got int, ok bool) {
 	x := s.sess.scheduler()
 	if x == nil {
-		return nil, false
+		return s.sess.whileHandingOver(n)
 	}
 	pic := pictures.Get().(*picture)
 	via = s.ask(x, sched.Batch{Stream: s.id, Bytes: n, Credit: credit}, pic)
@@ -125,7 +125,7 @@ func (s *Stream) choose(n int, credit uint64) (via *Path, ok bool) {
 	}
 	pic.clear()
 	pictures.Put(pic)
-	return via, ok
+	return via, n, ok
 }
 
 // ask frees sendMu for as long as the scheduler thinks, also if it panics.
@@ -142,7 +142,7 @@ func (s *Stream) usual() *Path {
 	if pin := s.pinned(); pin != nil {
 		return pin
 	}
-	if p := s.attached; p != nil && s.sess.spreads() && p.usable() {
+	if p := s.attached; p != nil && s.sess.shares() && p.usable() {
 		return p
 	}
 	return s.sess.path()

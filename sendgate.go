@@ -101,7 +101,7 @@ func (g *sendGate) room(t *turn, n int) int {
 		if n = pin.admit(n); n == 0 {
 			return 0
 		}
-	case s.spreads():
+	case s.shares():
 		if n = min(n, spreadBatch); !s.roomFor() {
 			return 0
 		}

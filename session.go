@@ -92,8 +92,9 @@ type routing struct {
 	live     atomic.Pointer[[]*Path]
 	speaker  atomic.Pointer[Path] // nil: the main path; see voice
 	policy   atomic.Pointer[policy]
-	offered  atomic.Uint64  // which paths, and of what weight, the scheduler saw last
-	switched atomic.Int64   // lastReceived when the main path was last changed
+	offered  atomic.Uint64 // which paths, and of what weight, the scheduler saw last
+	switched atomic.Int64  // lastReceived when the main path was last changed
+	handing  handing
 	dial     dialPath       // nil: a server, or the application brings connections
 	server   netip.AddrPort // that dial leads to; invalid: not known
 }

@@ -109,14 +109,14 @@ func (s *Session) surplus() (oldest *Path) {
 // switchTo makes to the main path. lost tells that what the old one was given
 // may not arrive.
 func (s *Session) switchTo(to *Path, lost bool) {
-	if s.change(to, lost) {
+	if s.change(to, lost, false) {
 		s.hook(Event{Kind: EventMainPath, Path: to})
 	}
 }
 
-// change is switchTo but for the hooks. It reports whether to is the main path
-// now and wasn't before.
-func (s *Session) change(to *Path, lost bool) bool {
+// change is switchTo but for the hooks, and handOver where help is set. It
+// reports whether to is the main path now and wasn't before.
+func (s *Session) change(to *Path, lost, help bool) bool {
 	s.switchMu.Lock()
 	defer s.switchMu.Unlock()
 	from := s.path()
@@ -127,6 +127,7 @@ func (s *Session) change(to *Path, lost bool) bool {
 		from.lost.Store(true)
 	}
 	s.main.Store(to)
+	s.startHandover(from, to, help && !lost)
 	s.switched.Store(s.lastReceived.Load())
 	s.gate.use(to)
 	if err := s.control.take(to); err != nil {
@@ -503,7 +504,11 @@ func (s *Session) follow() {
 			d.from.retryOften(true)
 		}
 		if d.to != nil && d.to.State() == PathActive && d.from == s.path() {
-			s.switchTo(d.to, d.from.State() != PathActive)
+			if d.from.State() == PathActive {
+				s.handOver(d.to)
+			} else {
+				s.switchTo(d.to, true)
+			}
 		}
 		s.reroute(&PathError{Path: s.path().ID(), Op: "read", Err: ErrPathSilent})
 		if d.ends {

@@ -125,6 +125,20 @@ func (s *Session) scheduler() sched.Scheduler { return s.manner().scheduler }
 // spreads reports whether what this end sends goes on several paths at once.
 func (s *Session) spreads() bool { return s.scheduler() != nil && len(s.livePaths()) > 1 }
 
+// shares reports whether the next bytes of a stream may go on several paths, be it
+// for the moment only.
+func (s *Session) shares() bool {
+	return (s.scheduler() != nil || s.handing.current.Load() != nil) && len(s.livePaths()) > 1
+}
+
+// carriers are the paths that what this end sends may be spread over.
+func (s *Session) carriers() []*Path {
+	if h := s.handing.current.Load(); h != nil && s.scheduler() == nil {
+		return h.paths[:]
+	}
+	return s.livePaths()
+}
+
 // repeats reports whether everything goes on all paths.
 func (s *Session) repeats() bool {
 	p := s.manner()
@@ -181,11 +195,11 @@ func (s *Stream) relieve() {
 // fastest is the path on which a batch of the stream would arrive first; nil if
 // the stream doesn't go on several at once.
 func (s *Stream) fastest() (fast *Path) {
-	if !s.sess.spreads() || s.sess.repeats() || s.reset || s.replayOn != nil || s.pinned() != nil || s.sess.holding.Load() {
+	if !s.sess.shares() || s.sess.repeats() || s.reset || s.replayOn != nil || s.pinned() != nil || s.sess.holding.Load() {
 		return nil
 	}
 	soonest := time.Duration(0)
-	for _, p := range s.sess.livePaths() {
+	for _, p := range s.sess.carriers() {
 		if !p.usable() {
 			continue
 		}
@@ -237,7 +251,7 @@ func (p *Path) took(n int, d time.Duration) {
 
 // roomFor reports whether some path has room, for a stream that waits.
 func (s *Session) roomFor() bool {
-	for _, p := range s.livePaths() {
+	for _, p := range s.carriers() {
 		if p.usable() && !p.full() {
 			return true
 		}

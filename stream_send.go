@@ -189,18 +189,18 @@ func (s *Stream) admit(n int) (got int, via *Path, next *turn) {
 		if !s.sealing {
 			s.relieve()
 		}
-		s.stuck = room > 0 || s.sess.spreads() // acknowledgements show what relieves
+		s.stuck = room > 0 || s.sess.shares() // acknowledgements show what relieves
 		s.sess.wait(&s.sendCond)
 		s.stuck = false
 		return 0, nil, nil
 	}
 	g := &s.sess.gate
 	n = int(min(uint64(n), room, maxBatch))
-	if s.pinned() == nil && s.sess.spreads() {
+	if s.pinned() == nil && s.sess.shares() {
 		n = min(n, spreadBatch)
 		changes := g.changes.Load()
 		var ok bool
-		if via, ok = s.choose(n, max(uint64(n), min(room, g.memory()))); !ok {
+		if via, n, ok = s.choose(n, max(uint64(n), min(room, g.memory()))); !ok {
 			return 0, nil, nil
 		}
 		if via == nil {
@@ -246,6 +246,9 @@ func (s *Stream) sealed(via *Path, seal func(*Path) error) error {
 	s.sealing = false
 	s.sendCond.Broadcast()
 	if err == nil {
+		if via != nil && s.sess.scheduler() == nil { // behind the handover, too, none is to overtake many of these
+			s.moved = s.sendCtx.Seq()
+		}
 		s.check(path)
 		s.settleSending()
 	}
