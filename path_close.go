@@ -87,9 +87,8 @@ func (p *Path) Close(ctx context.Context) error {
 // path's congestion window grows, for 10 of its round trips and 3 s at most, the old
 // one carries what the new one doesn't yet, in both directions, and is closed
 // behind that as by Path.Close. If one of them fails meanwhile, the other goes on.
-// ctx bounds it all; where it ends early, the old path is left at once. The path
-// is usable even where the error is that of closing the old one, or a *PathError
-// because the old one is in use again.
+// The path is usable even where the error is that of closing the old one; it is a
+// *PathError if the old one is in use again, since the new one has failed.
 func (s *Session) Migrate(ctx context.Context, spec PathSpec) (*Path, error) {
 	p, err := s.AddPath(ctx, spec)
 	if err != nil {
