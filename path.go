@@ -80,13 +80,31 @@ type load struct {
 	queued    atomic.Int64  // bytes that the kernel hasn't sent
 	onWay     atomic.Int64  // bytes that it has, and that aren't acknowledged
 	delivered atomic.Int64  // bytes per second, of a path with enough to do; 0: not known
-	handed    atomic.Uint64 // bytes that the kernel had when it was asked
+	handed    atomic.Uint64 // bytes that the kernel had when it was asked; 0: it wasn't
 	growth    growth        // of window
 	asked     atomic.Int64  // when the kernel was, since the session began
 	brought   atomic.Int64  // likewise: stream bytes came on it last
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
 	spoke     atomic.Bool   // words were said on it
+	copied    copied
+}
+
+// A copied counts the bytes of copies that a path was given.
+type copied struct {
+	n     atomic.Uint64
+	since atomic.Int64 // when n began, since the session did
+}
+
+// copiedFor is after how long copies count no more.
+const copiedFor = 10 * time.Second
+
+// of is what was given in the copiedFor until now, or a part of them.
+func (c *copied) of(now time.Duration) uint64 {
+	if since := c.since.Load(); now-time.Duration(since) >= copiedFor && c.since.CompareAndSwap(since, int64(now)) {
+		c.n.Store(0)
+	}
+	return c.n.Load()
 }
 
 // A growth tells whether TCP's window grows fast, as in slow start, under whatever

@@ -146,6 +146,9 @@ func (p *Path) refresh() {
 	}
 }
 
+// recentCopies is how many bytes of copies the path was given not long ago.
+func (p *Path) recentCopies() uint64 { return p.copied.of(time.Since(p.sess.began)) }
+
 // measure asks the kernel what it knows of the path: for schedulers, and by the
 // shortest round trip windows are tuned.
 func (p *Path) measure() {

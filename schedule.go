@@ -53,11 +53,14 @@ func (p *Path) view() sched.Path {
 	v := sched.Path{
 		ID: uint32(p.id), Weight: p.Weight(), Full: p.full(), Queued: int(p.unsent.Load() + p.queued.Load()), Sent: p.given.Load(),
 		RTT: time.Duration(p.roundTrip.Load()), MinRTT: time.Duration(p.shortest.Load()), OnWay: int(p.onWay.Load()),
-		Rate: p.rate.Load(), Window: p.window.Load(), SlowStart: p.growth.fast.Load(),
+		Copied: p.recentCopies(),
+		Rate:   p.rate.Load(), Window: p.window.Load(), SlowStart: p.growth.fast.Load(),
 	}
 	if v.Window > 0 && v.RTT > 0 {
 		v.Rate = int64(float64(v.Window) / v.RTT.Seconds())
-		v.Queued += int(p.bytesSent.Load() - p.handed.Load())
+	}
+	if asked := p.handed.Load(); asked > 0 {
+		v.Queued += int(p.bytesSent.Load() - asked)
 	}
 	if d := p.delivered.Load(); d > 0 && !v.SlowStart {
 		v.Rate = min(v.Rate, d)

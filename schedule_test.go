@@ -291,3 +291,19 @@ func waitSealing(s *Stream) {
 		s.sendMu.Unlock()
 	}
 }
+
+// Copies count for ten seconds.
+func TestCopied(t *testing.T) {
+	var c copied
+	for _, test := range []struct {
+		at   time.Duration
+		more uint64
+		want uint64
+	}{{0, 5, 5}, {copiedFor - 1, 5, 10}, {copiedFor, 0, 0}, {copiedFor + 1, 7, 7}, {2*copiedFor - 1, 0, 7}, {3 * copiedFor, 0, 0}} {
+		c.of(test.at)
+		c.n.Add(test.more)
+		if got := c.of(test.at); got != test.want {
+			t.Errorf("after %v: %d bytes, want %d", test.at, got, test.want)
+		}
+	}
+}

@@ -322,6 +322,7 @@ func (p *Path) copies(s *Stream, first uint64) error {
 	s.place(p, at+uint64(len(records)))
 	p.resent.Add(uint64(len(records)))
 	for _, rec := range records {
+		p.copied.n.Add(uint64(rec.length))
 		p.repeat(rec)
 	}
 	p.flush()

@@ -145,3 +145,32 @@ func TestShortestRecords(t *testing.T) {
 		}
 	}
 }
+
+// A path that would hold up the fast one gets four windows of copies in ten
+// seconds, though it is idle and the fast one has always enough to do.
+func TestWarmingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, mbit(10, 20*time.Millisecond), func(client, server *Config) { client.Mode, server.Mode = ModeAggregate, ModeAggregate })
+		second := w.addPath(t).ID()
+		time.Sleep(time.Second)
+		const window = 128 << 10
+		paths := w.server.Paths()
+		paths[0].queued.Store(spreadBatch)
+		paths[1].window.Store(window) // as the kernel would tell
+		paths[1].roundTrip.Store(int64(20 * time.Second))
+		before := paths[1].Stats().BytesSent
+		want := testBytes(1, 30<<20)
+		began := time.Now()
+		_, peer, sent := startTransfer(t, w.server, w.client, want)
+		wantRead(t, "the transfer", peer, want)
+		spans := uint64(time.Since(began)/copiedFor) + 2
+		copies := paths[1].Stats().BytesSent - before
+		t.Logf("path %d got %d windows of copies in %v", second, copies/window, time.Since(began))
+		if most := spans * (4*window + 2*spreadBatch); copies < 4*window || copies > most {
+			t.Errorf("path %d got %d bytes of copies, want from %d to %d", second, copies, 4*window, most)
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
+}

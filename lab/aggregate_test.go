@@ -193,9 +193,11 @@ func TestNeverSlowerThanTheBest(t *testing.T) {
 	}{
 		"10 times the rate and a tenth of the delay":             {twoLinks(100, 10, 10, 100), "path0", 0},
 		"10 times the rate and a tenth of the delay, the second": {twoLinks(10, 100, 100, 10), "path1", 0},
-		"10 times the rate":    {twoLinks(100, 20, 10, 20), "path0", 0},
-		"a tenth of the delay": {twoLinks(100, 10, 100, 100), "path0", 0},
-		"15 times the rate and a tenth of the delay, short queues": {twoLinks(30, 15, 2, 150), "path0", 50 * 1500},
+		"10 times the rate":                                                    {twoLinks(100, 20, 10, 20), "path0", 0},
+		"a tenth of the delay":                                                 {twoLinks(100, 10, 100, 100), "path0", 0},
+		"10 times the rate, the second":                                        {twoLinks(10, 20, 100, 20), "path1", 0},
+		"15 times the rate and a tenth of the delay, short queues":             {twoLinks(30, 15, 2, 150), "path0", 50 * 1500},
+		"15 times the rate and a tenth of the delay, short queues, the second": {twoLinks(2, 150, 30, 15), "path1", 50 * 1500},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const size = 16e6

@@ -60,7 +60,8 @@ func Redundant() Scheduler {
 // those that have room, and only if what arrives before it on the fastest path
 // of all fits into half of the receiver's credit. So a slow path helps as far
 // as it can, and never holds up a fast one. An idle path that would hold it up
-// gets copies in the meantime: TCP finds out only so what it can carry.
+// gets some copies in the meantime, up to four windows of TCP in ten seconds: TCP
+// finds out only so what it can carry.
 func Earliest() Scheduler { return Func(earliest) }
 
 func earliest(b Batch, paths []Path) Set {
@@ -99,14 +100,19 @@ func holdsUp(b Batch, paths []Path, fast, next int) bool {
 	return rate*(then-first).Seconds() > float64(b.Credit)/2
 }
 
-// warming is the paths that get copies: nothing else is on them, and the
-// fastest one has enough to do.
+// maxWarming is how many windows of copies make TCP find out what a path can
+// carry: while the window grows as in slow start, all before make up one.
+const maxWarming = 4
+
+// warming is the paths that get copies: nothing else is on them, they haven't
+// had enough, and the fastest one has enough to do.
 func warming(b Batch, paths []Path, fast int) (set Set) {
 	if paths[fast].Queued < b.Bytes {
 		return 0
 	}
 	for i := range paths {
-		if i != fast && paths[i].Queued == 0 && paths[i].Window > 0 && holdsUp(b, paths, fast, i) {
+		p := &paths[i]
+		if i != fast && p.Queued == 0 && p.Copied < maxWarming*uint64(p.Window) && holdsUp(b, paths, fast, i) {
 			set |= One(i)
 		}
 	}

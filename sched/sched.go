@@ -68,6 +68,9 @@ type Path struct {
 	// Sent is how many bytes the path was given since the paths or their weights
 	// last changed.
 	Sent uint64
+	// Copied is how many bytes of copies the path was given in the last ten seconds,
+	// or less.
+	Copied uint64
 	// RTT is the smoothed round-trip time; 0 if it isn't known.
 	RTT time.Duration
 	// MinRTT is the shortest round trip, without what waits before the slowest link;

@@ -27,6 +27,7 @@ func TestPick(t *testing.T) {
 	unknown := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Rate = 0 }) }
 	busy := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Queued = 64 << 10 }) }
 	window := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.Window = 100 << 10 }) }
+	copied := func(p sched.Path, n uint64) sched.Path { return with(p, func(p *sched.Path) { p.Copied = n }) }
 	starting := func(p sched.Path) sched.Path { return with(p, func(p *sched.Path) { p.SlowStart = true }) }
 	for _, test := range []struct {
 		name   string
@@ -58,6 +59,8 @@ func TestPick(t *testing.T) {
 		{"earliest: nothing is known yet", sched.Earliest(), bulk, []sched.Path{full(unknown(fast)), unknown(slow)}, 0},
 		{"earliest: alike, and nothing known", sched.Earliest(), bulk, []sched.Path{full(unknown(fast)), unknown(fast)}, sched.One(1)},
 		{"earliest: a slow one is idle, and gets copies", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), window(slow)}, sched.All(2)},
+		{"earliest: it has had many copies", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), copied(window(slow), 399<<10)}, sched.All(2)},
+		{"earliest: it has had enough of them", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), copied(window(slow), 400<<10)}, sched.One(0)},
 		{"earliest: it has enough to do", sched.Earliest(), 1 << 20, []sched.Path{busy(fast), busy(window(slow))}, sched.One(0)},
 		{"earliest: the fast one has little to do", sched.Earliest(), 1 << 20, []sched.Path{fast, window(slow)}, sched.One(0)},
 		{"earliest: it is good enough without", sched.Earliest(), bulk, []sched.Path{busy(fast), window(slow)}, sched.One(0)},
