@@ -165,14 +165,15 @@ func atOnce(p *sched.Path, n int) int {
 }
 
 // awaitHandover waits while either end goes on sending on old, beside p which
-// is the main path now, and for some round trips at most.
+// is the main path now, and for some round trips at most. If it is silence on p
+// that makes the peer stop, it is p that is left.
 func (s *Session) awaitHandover(ctx context.Context, old, p *Path) {
 	quiet := max(old.trip(), p.trip()) + ackDelay
 	limit := time.Since(s.began) + 3*s.handoverTime(p)/2 + quiet
 	for {
-		now, h := time.Since(s.began), s.handing.current.Load()
+		now, h, last := time.Since(s.began), s.handing.current.Load(), old.brought.Load()
 		sends := h != nil && h.paths[0] == old && s.gate.unacknowledged() > 0
-		receives := now-time.Duration(old.brought.Load()) < quiet
+		receives := now-time.Duration(last) < quiet || p.heard.Load() < last
 		if !sends && !receives || now >= limit || !old.works() || s.path() != p {
 			return
 		}
