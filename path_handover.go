@@ -25,6 +25,9 @@ const (
 	// handoverBatch is how many stream bytes go on one path before the next
 	// choice: less than a new path's first window.
 	handoverBatch = 12 << 10
+	// proxySlack is how much longer than the kernel's round trip a handshake's may
+	// be by what it has to compute.
+	proxySlack = 10 * time.Millisecond
 )
 
 // handing is a session's handover, if there is one.
@@ -52,7 +55,7 @@ func (s *Session) handOver(to *Path) {
 // any other handover. The caller holds switchMu.
 func (s *Session) startHandover(from, to *Path, help bool) {
 	h := &s.handing
-	if !help || s.scheduler() != nil || !from.usable() {
+	if !help || s.scheduler() != nil || !from.usable() || to.proxied() {
 		h.current.Store(nil)
 		return
 	}
@@ -83,6 +86,16 @@ func (p *Path) trip() time.Duration {
 	p.sess.mu.Lock()
 	defer p.sess.mu.Unlock()
 	return max(p.watch.rtt, time.Duration(p.roundTrip.Load()))
+}
+
+// proxied reports whether the kernel's TCP ends much nearer than the peer is: then
+// neither its window nor its rate is the path's, and a proxy takes bytes long
+// before they can arrive.
+func (p *Path) proxied() bool {
+	kernels := time.Duration(p.shortest.Load())
+	p.sess.mu.Lock()
+	defer p.sess.mu.Unlock()
+	return kernels > 0 && p.watch.rtt > 2*kernels+proxySlack
 }
 
 // endHandover leaves the new path alone. It takes no lock.

@@ -264,3 +264,28 @@ func TestHandoverPick(t *testing.T) {
 		t.Error("it goes on without the old path")
 	}
 }
+
+// Where TCP ends at a proxy, its window says nothing of the path.
+func TestNoHandoverOverProxy(t *testing.T) {
+	s := newWorld(t, wideLink, nil).client
+	for _, test := range []struct {
+		kernels, path time.Duration
+		want          bool
+	}{
+		{0, 80 * time.Millisecond, true}, // the system doesn't tell
+		{80 * time.Millisecond, 90 * time.Millisecond, true},
+		{50 * time.Microsecond, 5 * time.Millisecond, true},
+		{50 * time.Microsecond, 80 * time.Millisecond, false},
+	} {
+		to := &Path{sess: s}
+		to.shortest.Store(int64(test.kernels))
+		to.watch.rtt = test.path
+		s.switchMu.Lock()
+		s.startHandover(s.path(), to, true)
+		if got := s.handing.current.Load() != nil; got != test.want {
+			t.Errorf("a round trip of %v, and by the kernel %v: handover %v", test.path, test.kernels, got)
+		}
+		s.startHandover(s.path(), to, false)
+		s.switchMu.Unlock()
+	}
+}
