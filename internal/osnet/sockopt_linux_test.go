@@ -127,6 +127,23 @@ func TestTCPInfo(t *testing.T) {
 	}
 }
 
+// A connection that has written one byte could deliver more.
+func TestAppLimited(t *testing.T) {
+	a, b := newTestPair(t)
+	for _, c := range []net.Conn{a, b} {
+		if _, err := c.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.ReadFull(a, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	info, err := TCPInfo(newTestRaw(t, a))
+	if err != nil || !info.AppLimited || info.DeliveryRate <= 0 {
+		t.Errorf("%v: %d bytes a second, limited by what was written: %v", err, info.DeliveryRate, info.AppLimited)
+	}
+}
+
 func TestMultipathTCP(t *testing.T) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(true)
