@@ -86,7 +86,6 @@ type load struct {
 	brought   atomic.Int64  // likewise: stream bytes came on it last
 	given     atomic.Uint64 // bytes of streams since the paths last changed
 	allotted  atomic.Int32  // streams in ModePinned
-	spoke     atomic.Bool   // words were said on it
 	copied    copied
 }
 

@@ -550,15 +550,15 @@ func (p *Path) settle() {
 	if s.syns.due.Load() {
 		s.tellSYNs()
 	}
-	s.speak()
-	if main := s.path(); s.control.due.Load() || main.pongDue.Load() {
+	main := s.path()
+	if s.words.due.Load() || s.control.due.Load() || main.pongDue.Load() {
 		main.kick()
 	}
-	if p != s.voice() {
+	if p != main {
 		p.beat()
-	}
-	if p.pongDue.Load() {
-		p.kick()
+		if p.pongDue.Load() {
+			p.kick()
+		}
 	}
 	if s.keys.wanted.Load() {
 		s.updateKeysIfDue() // acknowledgements may have ended the last update

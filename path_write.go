@@ -78,7 +78,7 @@ func (p *Path) enqueue(c *record.Chunk, rec []byte) sentRecord {
 // of the control context isn't of the last one's context, says so. The context
 // is attached to the path where attach is set.
 func (p *Path) announce(next uint32, attach bool, epoch, seq uint64) error {
-	due := p.sess.words.due.Load() && p == p.sess.voice()
+	due := p.sess.words.due.Load() && p == p.sess.path()
 	if next == p.current && !attach && !due && !p.pongDue.Load() {
 		return nil
 	}
@@ -87,7 +87,6 @@ func (p *Path) announce(next uint32, attach bool, epoch, seq uint64) error {
 		b, more := c.Next(maxWords)[:record.HeaderLen], false
 		if due { // not on a path that may have failed: these words are said once
 			b, more = p.sess.words.append(b, maxWords-wire.TrailerLen-2*wire.MaxFrameLen)
-			p.spoke.Store(true)
 		}
 		b = p.appendPings(b)
 		if !more {

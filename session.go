@@ -90,7 +90,6 @@ type routing struct {
 	switchMu sync.Mutex // one change of the main path at a time
 	main     atomic.Pointer[Path]
 	live     atomic.Pointer[[]*Path]
-	speaker  atomic.Pointer[Path] // nil: the main path; see voice
 	policy   atomic.Pointer[policy]
 	offered  atomic.Uint64 // which paths, and of what weight, the scheduler saw last
 	switched atomic.Int64  // lastReceived when the main path was last changed

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-tcpls/tcpls/internal/wire"
 )
@@ -357,7 +358,22 @@ func (s *Session) joinOver(ctx context.Context, conn net.Conn, spec PathSpec) (*
 	if spec.Backup || spec.Weight > 0 {
 		p.sayStatus()
 	}
+	if !spec.Backup && s.spreads() && s.muchShorter(p, s.path()) {
+		_ = p.Use() // it may be gone again
+	}
 	return p, nil
+}
+
+// shorterBy is how much shorter a path is, by more than a quarter, that becomes
+// the main one of a session that uses several at once: acknowledgements and
+// credit go there, for which the peer waits.
+const shorterBy = 10 * time.Millisecond
+
+func (s *Session) muchShorter(p, than *Path) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	short, long := p.watch.rtt, than.watch.rtt
+	return short > 0 && 4*short < 3*long && long-short > shorterBy
 }
 
 // takeToken waits for an unused token. Nobody else gets it.

@@ -32,13 +32,8 @@ func (s *Session) livePaths() []*Path {
 	return nil
 }
 
-// kick says what is due.
-func (s *Session) kick() {
-	s.path().kick()
-	if s.words.due.Load() { // they go elsewhere
-		s.voice().kick()
-	}
-}
+// kick says what is due on the main path.
+func (s *Session) kick() { s.path().kick() }
 
 // Paths returns the session's paths, in the order of their numbers. A peer that
 // doesn't speak TCPLS has none.
@@ -186,7 +181,6 @@ func (s *Session) suspect(p *Path) {
 	}
 	p.state = PathSuspect
 	s.mu.Unlock()
-	main := s.path()
 	p.suspected.Store(true)
 	p.lost.Store(true)
 	p.retryOften(true)
@@ -195,9 +189,6 @@ func (s *Session) suspect(p *Path) {
 	s.tell(Event{Kind: EventPathSuspect, Path: p, Err: ErrPathSilent})
 	s.reroute(&PathError{Path: p.ID(), Op: "read", Err: ErrPathSilent})
 	s.resendLost() // what a change that was under way has passed by
-	if p != main && p.spoke.Load() {
-		s.restate(p)
-	}
 }
 
 // reroute makes a good path the main one if that one isn't good any more, or

@@ -26,6 +26,8 @@ const (
 	// alone. A slow path is used only as far as what must wait for it fits into
 	// the receiver's credit, so that it never holds up a fast one. Where the
 	// paths have different weights, it gives them shares in proportion instead.
+	// Acknowledgements and credit go over the main path, which a joining one
+	// becomes that is much shorter.
 	ModeAggregate
 	// ModeRedundant sends everything on every path: what arrives first counts.
 	// The fastest one sets the pace; one that can't keep up misses some.
@@ -91,7 +93,6 @@ func (s *Session) SetScheduler(x sched.Scheduler) {
 // pathsChanged lets streams that wait for a path, or because there are several,
 // look anew. The caller holds no lock.
 func (s *Session) pathsChanged() {
-	s.speak()
 	s.gate.wake()
 	pinned := s.manner().mode == ModePinned
 	for _, st := range s.openStreams() {

@@ -24,7 +24,7 @@ func shortBeside(t *testing.T) *world {
 	return w
 }
 
-// Credit comes on the shortest path, whichever is the main one.
+// Credit comes on the shortest path, whichever was the first one.
 func TestCreditOnTheShortestPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := shortBeside(t)
@@ -43,9 +43,8 @@ func TestCreditOnTheShortestPath(t *testing.T) {
 	})
 }
 
-// What was said on a path that isn't the main one is said again when that path
-// fails, or is silent.
-func TestVoiceIsCut(t *testing.T) {
+// What was said on it is said again when it fails, or is silent.
+func TestShortestIsCut(t *testing.T) {
 	for name, cut := range breaks {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -53,7 +52,7 @@ func TestVoiceIsCut(t *testing.T) {
 				want := testBytes(1, 8<<20)
 				st, peer, sent := startTransfer(t, w.server, w.client, want)
 				wantRead(t, "before the cut", peer, want[:2<<20])
-				if v := w.client.voice(); v.ID() != 1 {
+				if v := w.client.path(); v.ID() != 1 {
 					t.Errorf("words go on path %d, want the short one", v.ID())
 				}
 				cut(w.conn(1))
@@ -63,7 +62,7 @@ func TestVoiceIsCut(t *testing.T) {
 					t.Errorf("the next MiB took %v", took)
 				}
 				wantRead(t, "after the cut", peer, want[3<<20:])
-				if v := w.client.voice(); v.ID() != 0 {
+				if v := w.client.path(); v.ID() != 0 {
 					t.Errorf("words go on path %d, want the long one", v.ID())
 				}
 				wantEOF(t, "after all", peer)
@@ -97,9 +96,8 @@ func TestCreditIsLost(t *testing.T) {
 	})
 }
 
-// While one path is in use, the others being ready to take over, it has the words
-// too.
-func TestVoiceOfFailover(t *testing.T) {
+// Where one path is in use at a time, that is the application's choice.
+func TestLongMainPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, mbit(100, 200*time.Millisecond), nil)
 		w.inner.SetLink(memnet.Link{Delay: 5 * time.Millisecond})
@@ -110,7 +108,7 @@ func TestVoiceOfFailover(t *testing.T) {
 		if err := <-sent; err != nil {
 			t.Error(err)
 		}
-		if v := w.client.voice(); v.ID() != 0 {
+		if v := w.client.path(); v.ID() != 0 {
 			t.Errorf("words go on path %d, want the main one", v.ID())
 		}
 	})
