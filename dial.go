@@ -56,7 +56,7 @@ type Dialer struct {
 	// first: every address is tried from each of them in turn, for the session
 	// and for paths whose PathSpec says nothing of where they start. What
 	// PathSpec.Interface says of routing goes for them too. Default: the system
-	// chooses.
+	// chooses. Not with DialContext.
 	Interfaces []string
 	// EarlyData makes Dial return at once where a ticket in
 	// Config.TLS.ClientSessionCache allows early data (RFC 8446, section 2.3):
@@ -240,6 +240,10 @@ func (d *Dialer) paths(network, address string, cfg *Config) dialPath {
 			return d.connection(ctx, network, c.address, cfg, PathSpec{Interface: c.from})
 		})
 		defer r.end()
+		d.pace(r)
+		if deadline, ok := ctx.Deadline(); ok { // each has its turn
+			r.delay = min(r.delay, time.Until(deadline)/time.Duration(len(r.waiting)+1))
+		}
 		if a, ok := r.next(); ok {
 			return a.conn, nil
 		}

@@ -86,15 +86,19 @@ func (p *Path) Close(ctx context.Context) error {
 // use until then (paper, section 4.3). The sender never pauses: while the new
 // path's congestion window grows, for 10 of its round trips and 3 s at most, the old
 // one carries what the new one doesn't yet, in both directions, and is closed
-// behind that as by Path.Close, which Migrate waits for. If one of them fails meanwhile, the other goes on.
+// behind that as by Path.Close, which Migrate waits for, half as long again at most before it closes. If one of them fails meanwhile, the other goes on.
 // The path is usable even where the error is that of closing the old one; it is a
 // *PathError if the old one is in use again, since the new one has failed.
 func (s *Session) Migrate(ctx context.Context, spec PathSpec) (*Path, error) {
+	before := s.path()
 	p, err := s.AddPath(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	old := s.path()
+	if old == p { // since it is much shorter
+		old = before
+	}
 	if err := p.use(true); err != nil {
 		return p, err
 	}

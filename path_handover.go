@@ -33,7 +33,7 @@ const (
 // handing is a session's handover, if there is one.
 type handing struct {
 	current atomic.Pointer[handover]
-	timer   *time.Timer // guarded by switchMu
+	timer   atomic.Pointer[time.Timer] // armed with switchMu
 }
 
 // A handover is the time in which the old main path helps the new one.
@@ -62,10 +62,21 @@ func (s *Session) startHandover(from, to *Path, help bool) {
 	most := s.handoverTime(to)
 	view := from.view()
 	h.current.Store(&handover{[2]*Path{from, to}, view.Rate, time.Since(s.began) + most})
-	if h.timer == nil {
-		h.timer = time.AfterFunc(most, s.handoverDue)
+	if t := h.timer.Load(); t != nil {
+		t.Reset(most)
 	} else {
-		h.timer.Reset(most)
+		h.timer.Store(time.AfterFunc(most, s.handoverDue))
+	}
+	if s.ended() { // in this moment
+		h.stop()
+	}
+}
+
+// stop is for the end of the session. It takes no lock.
+func (h *handing) stop() {
+	h.current.Store(nil)
+	if t := h.timer.Load(); t != nil {
+		t.Stop()
 	}
 }
 

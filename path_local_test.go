@@ -4,8 +4,12 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestLocalFor(t *testing.T) {
@@ -38,21 +42,24 @@ func TestLocalFor(t *testing.T) {
 	}
 }
 
-// A path starts at the address of the interface that it is to use.
-func TestPathInterface(t *testing.T) {
-	name := ""
+func loopbackName(t *testing.T) string {
+	t.Helper()
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range interfaces {
 		if i.Flags&net.FlagLoopback != 0 {
-			name = i.Name
+			return i.Name
 		}
 	}
-	if name == "" {
-		t.Fatal("no loopback interface")
-	}
+	t.Fatal("no loopback interface")
+	return ""
+}
+
+// A path starts at the address of the interface that it is to use.
+func TestPathInterface(t *testing.T) {
+	name := loopbackName(t)
 	client, _ := newTestConfigs()
 	d := &Dialer{Config: client}
 	cfg, err := d.config("tcp", "localhost:443")
@@ -88,5 +95,52 @@ func TestPathInterface(t *testing.T) {
 	d.DialContext = func(context.Context, string, string) (net.Conn, error) { panic("called") }
 	if _, err := open(t.Context(), PathSpec{Interface: name}); err == nil || !strings.Contains(err.Error(), "DialContext") {
 		t.Errorf("with DialContext: %v", err)
+	}
+}
+
+// Every interface has its turn in what time there is, and as the dialer paces it.
+func TestPathInterfacesInTurn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, _ := newTestConfigs()
+	cfg, err := client.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		delay   time.Duration
+		silent  int32         // that many attempts get no answer
+		takes   time.Duration // an attempt
+		running int32         // at once, at most
+	}{
+		{0, 4, 0, 5},
+		{-1, 0, 500 * time.Millisecond, 1},
+	} {
+		var begun, running, most atomic.Int32
+		d := &Dialer{Config: client, Interfaces: slices.Repeat([]string{loopbackName(t)}, 5), FallbackDelay: test.delay,
+			NetDialer: &net.Dialer{ControlContext: func(ctx context.Context, _, _ string, _ syscall.RawConn) error {
+				most.Store(max(most.Load(), running.Add(1)))
+				defer running.Add(-1)
+				if begun.Add(1) <= test.silent {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				time.Sleep(test.takes)
+				return nil
+			}}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		conn, err := d.paths("tcp", l.Addr().String(), cfg)(ctx, PathSpec{})
+		cancel()
+		if err != nil {
+			t.Errorf("FallbackDelay %v, %d attempts: %v", test.delay, begun.Load(), err)
+			continue
+		}
+		conn.Close()
+		if most.Load() > test.running {
+			t.Errorf("FallbackDelay %v: %d attempts at once", test.delay, most.Load())
+		}
 	}
 }

@@ -113,3 +113,46 @@ func TestLongMainPath(t *testing.T) {
 		}
 	})
 }
+
+// The peer follows the application's choice, whatever else has become the main
+// path.
+func TestUseOfThird(t *testing.T) {
+	for _, mode := range []Mode{ModeFailover, ModeAggregate} {
+		t.Run(mode.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, mbit(100, 200*time.Millisecond), func(client, server *Config) {
+					client.Mode, server.Mode = mode, mode
+				})
+				w.inner.SetLink(mbit(100, 5*time.Millisecond))
+				w.addPath(t)
+				w.inner.SetLink(mbit(100, 195*time.Millisecond))
+				third := w.addPath(t)
+				for _, p := range []*Path{third, w.client.Paths()[0]} {
+					time.Sleep(10 * time.Second)
+					if err := p.Use(); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(10 * time.Second)
+					if got := w.server.path().ID(); got != p.ID() {
+						t.Errorf("the client uses path %d, its server %d", p.ID(), got)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A migration to a path that becomes the main one by itself leaves the old one too.
+func TestMigrateToShortest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, mbit(100, 200*time.Millisecond), func(client, _ *Config) { client.Mode = ModeAggregate })
+		w.inner.SetLink(mbit(100, 5*time.Millisecond))
+		p, err := w.client.Migrate(t.Context(), PathSpec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if paths := w.client.Paths(); len(paths) != 1 || paths[0] != p {
+			t.Errorf("the session has %d paths, and uses %d", len(paths), w.client.path().ID())
+		}
+	})
+}

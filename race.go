@@ -78,18 +78,23 @@ func newRace(ctx context.Context, candidates []candidate, dial func(context.Cont
 // newRace is a race as the dialer wants it.
 func (d *Dialer) newRace(ctx context.Context, candidates []candidate, dial func(context.Context, candidate) (net.Conn, error)) *race {
 	r := newRace(ctx, candidates, dial)
-	if d.FallbackDelay != 0 {
-		r.delay = d.FallbackDelay
-	}
-	if d.AttemptTimeout != 0 {
-		r.timeout, r.answer = d.AttemptTimeout, d.AttemptTimeout
-	}
+	d.pace(r)
 	if d.KeepLosers && len(candidates) > 1 {
 		r.cancel()
 		r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		r.leave = context.AfterFunc(ctx, r.cancel)
 	}
 	return r
+}
+
+// pace gives the race the dialer's times.
+func (d *Dialer) pace(r *race) {
+	if d.FallbackDelay != 0 {
+		r.delay = d.FallbackDelay
+	}
+	if d.AttemptTimeout != 0 {
+		r.timeout, r.answer = d.AttemptTimeout, d.AttemptTimeout
+	}
 }
 
 func (r *race) begin() {

@@ -141,6 +141,7 @@ func (s *Session) setCause(err error) bool {
 		st.recvMu.Unlock()
 	}
 	s.stopTimer()
+	s.handing.stop()
 	return true
 }
 

@@ -48,8 +48,8 @@ type streamWord struct {
 	bytes, records int // that have arrived since the word was last said
 }
 
-// When an acknowledgement is due (protocol 6.2). Where the reader keeps up, new
-// credit is due before, and takes it along.
+// When an acknowledgement is due (protocol 6.2). Where the reader keeps up and
+// the window hasn't grown, new credit is due before, and takes it along.
 const (
 	ackBytes   = 768 << 10
 	ackRecords = 64
