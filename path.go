@@ -65,7 +65,7 @@ type Path struct {
 	confirmed bool                    // likewise: the peer has sent something on it
 	watch     watch                   // likewise
 	rank      rank
-	heard     atomic.Int64
+	hearing
 
 	pump pump
 	in   reading

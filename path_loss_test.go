@@ -542,3 +542,41 @@ func TestSuspectWhileSending(t *testing.T) {
 
 // onFirst is the scheduler that knows only the first path.
 var onFirst = sched.Func(func(sched.Batch, []sched.Path) sched.Set { return sched.One(0) })
+
+// A stream whose records were to be sent again for the sake of speed alone goes
+// on if that path fails, though none of them is missing any more.
+func TestReplayIsStranded(t *testing.T) {
+	for name, cut := range breaks {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, wideLink, nil)
+				p := w.addPath(t)
+				st, err := w.client.OpenStream(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := []byte("before, after")
+				if _, err := st.Write(want[:7]); err != nil {
+					t.Fatal(err)
+				}
+				peer, err := w.server.AcceptStream(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantRead(t, "before the cut", peer, want[:7])
+				if err := st.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				st.sendMu.Lock()
+				st.replayOn = p // which has dropped what it was to send, as an end does
+				st.sendMu.Unlock()
+				cut(w.conn(1))
+				sent := begun(func() error { _, err := st.Write(want[7:]); return err })
+				wantRead(t, "after the cut", peer, want[7:])
+				if err := <-sent; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}

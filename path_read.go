@@ -46,6 +46,7 @@ type reading struct {
 	ctlEpoch   uint64
 	budget     budget
 	now        time.Time // of the last read
+	busy       bool      // the last piece brought more than PINGs and PONGs
 	brought    bool      // stream bytes, since the last beat was considered
 	beaten     time.Time // when the last beat was due
 	partial    time.Time // when the record began that isn't complete
@@ -331,7 +332,7 @@ func (p *Path) tryControl(rec []byte) (done bool, err error) {
 	if err != nil {
 		return true, openError(err)
 	}
-	r.next, r.nextCtl = nil, true
+	r.next, r.nextCtl, r.busy = nil, true, true
 	switch t {
 	case wire.TypeFrames:
 		var bytes []byte
@@ -369,6 +370,7 @@ func (p *Path) tryStream(a *attachment, rec []byte) (done bool, err error) {
 		return true, openError(err)
 	}
 	r.use(a)
+	r.busy = true
 	if r.touched != s {
 		p.settleStream()
 		r.touched = s
@@ -474,6 +476,7 @@ func (p *Path) ownRecord(content []byte, t record.Type) error {
 // ownFrame acts on a frame of the path's own context (protocol 5).
 func (p *Path) ownFrame(f *wire.Frame) error {
 	r, s := &p.in, p.sess
+	r.busy = r.busy || f.Kind != wire.Ping && f.Kind != wire.Pong
 	switch f.Kind {
 	case wire.Next, wire.Attach:
 		if f.Kind == wire.Attach {
@@ -546,6 +549,9 @@ func (p *Path) settle() {
 	if p.in.reranked {
 		p.in.reranked = false
 		s.rankChanged()
+	}
+	if p.in.busy {
+		p.noteBusy()
 	}
 	if s.syns.due.Load() {
 		s.tellSYNs()

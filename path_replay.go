@@ -110,6 +110,22 @@ func (p *Path) replaying(s *Stream) bool {
 	return slices.ContainsFunc(p.replays, func(r replay) bool { return r.stream == s })
 }
 
+// resends reports whether p goes on to send records of s again.
+func (p *Path) resends(s *Stream) bool {
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	return !p.ended && !p.endDue && slices.ContainsFunc(p.replays, func(r replay) bool { return r.stream == s })
+}
+
+// stranded reports whether the stream waits for a path to send its records again
+// that won't: it has ended, and meanwhile they may all be acknowledged, since they
+// were sent again for the sake of speed alone. The caller holds no lock.
+func (s *Stream) stranded() bool {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.replayOn != nil && !s.replayOn.resends(s)
+}
+
 // carryOn flushes what became due.
 func (p *Path) carryOn() {
 	p.outMu.Lock()

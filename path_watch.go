@@ -27,6 +27,12 @@ type watch struct {
 	rtt      time.Duration // of the handshake and of the questions, smoothed
 }
 
+// hearing is when something came on a path last, since the session began.
+type hearing struct {
+	heard atomic.Int64
+	busy  atomic.Int64 // something else than PING and PONG
+}
+
 const (
 	silentAsk = 50 * time.Millisecond
 	// minPatience is the shortest silence that makes a path suspect.
@@ -179,24 +185,26 @@ func (s *Session) look(p *Path) {
 		}
 		w.asked = 0
 	}
+	waits := w.waits(heard, now)
+	suspect := p.state == PathActive && w.asked > 0 && waits >= p.patience()
+	given := p.state == PathSuspect && waits >= max(suspectTime, 2*p.patience())
 	ask := w.asked == 0 && silent >= w.interval
-	suspect := p.state == PathActive && w.asked > 0 && silent >= p.patience()
-	given := p.state == PathSuspect && silent >= max(suspectTime, 2*p.patience())
 	if ask {
 		w.asked = now
+		waits = w.waits(heard, now)
 	}
 	settle, back := s.comesBack(p, now)
 	switch {
 	case suspect || p.state == PathSuspect || back:
 		w.interval = silentAsk
-	case busy || silent < silentAsk:
+	case busy || now-time.Duration(p.busy.Load()) < silentAsk:
 		w.interval = silentAsk
 	case ask:
 		w.interval = min(2*w.interval, s.quiet())
 	}
 	wait := w.interval - silent%w.interval
 	if w.asked > 0 {
-		wait = max(min(w.interval, p.patience()-silent), 10*time.Millisecond)
+		wait = max(min(w.interval, p.patience()-waits), 10*time.Millisecond)
 	}
 	if back && settle > 0 {
 		wait = min(wait, settle)
@@ -222,6 +230,15 @@ func (s *Session) look(p *Path) {
 	case back && settle == 0:
 		s.comeBack(p)
 	}
+}
+
+// waits is how long the path has been silent, of which no more counts before the
+// question than on a busy one: an idle path may say nothing.
+func (w *watch) waits(heard, now time.Duration) time.Duration {
+	if w.asked > 0 {
+		heard = max(heard, w.asked-silentAsk)
+	}
+	return now - heard
 }
 
 // excuse takes the time that this process was away out of a path's silence.
@@ -299,6 +316,13 @@ func (p *Path) noteHeard() {
 		p.suspected.Store(false)
 		p.sess.revive(p)
 	}
+}
+
+// noteBusy is called for every piece with more than PINGs and PONGs in it: those
+// of both ends would keep each other's watch awake.
+func (p *Path) noteBusy() {
+	p.in.busy = false
+	p.busy.Store(p.heard.Load())
 	p.stir()
 }
 

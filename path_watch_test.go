@@ -174,3 +174,27 @@ func TestTrickle(t *testing.T) {
 		}
 	})
 }
+
+// On a session that does nothing, the paths are asked ever less often, and an
+// answer that takes a round trip makes none of them suspect.
+func TestIdleSessionIsQuiet(t *testing.T) {
+	for _, delay := range []time.Duration{0, 5 * time.Millisecond, 40 * time.Millisecond, 200 * time.Millisecond} {
+		t.Run(delay.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				suspect := &Hooks{PathSuspect: func(_ *Session, p *Path) { t.Errorf("path %d is suspect", p.ID()) }}
+				w := newWorld(t, mbit(100, delay), func(client, server *Config) {
+					client.Hooks, server.Hooks = suspect, suspect
+				})
+				w.addPath(t)
+				time.Sleep(time.Minute)
+				before := w.client.recordsSent() + w.server.recordsSent()
+				const keepAlives = 20
+				time.Sleep(keepAlives * w.client.cfg.KeepAlive)
+				sent := w.client.recordsSent() + w.server.recordsSent() - before
+				if most := uint64(2 * 2 * 3 * keepAlives); sent > most { // a question and an answer of each end on each path, and those of the session
+					t.Errorf("%d records in %d times KeepAlive, want %d at most", sent, keepAlives, most)
+				}
+			})
+		})
+	}
+}

@@ -313,7 +313,7 @@ func (s *Session) resendLost() {
 	streams := s.openStreams()
 	to := s.path()
 	for _, st := range streams {
-		if st.kept.misses() {
+		if st.kept.misses() || st.stranded() {
 			st.moveOff(to)
 		}
 	}
