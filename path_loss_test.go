@@ -570,6 +570,8 @@ func TestReplayIsStranded(t *testing.T) {
 				st.sendMu.Lock()
 				st.replayOn = p // which has dropped what it was to send, as an end does
 				st.sendMu.Unlock()
+				st.SetDeadline(time.Now().Add(time.Minute))
+				peer.SetDeadline(time.Now().Add(time.Minute))
 				cut(w.conn(1))
 				sent := begun(func() error { _, err := st.Write(want[7:]); return err })
 				wantRead(t, "after the cut", peer, want[7:])
