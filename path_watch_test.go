@@ -39,7 +39,7 @@ func testPatienceIsThePaths(t *testing.T) {
 		c := w.conn(1)
 		c.SetLink(memnet.Link{Delay: slower})
 		c.Peer().SetLink(memnet.Link{Delay: slower})
-		time.Sleep(10 * time.Second)
+		time.Sleep(time.Minute) // some questions
 	}
 	cancel()
 	observing.Wait()
